@@ -1,0 +1,1 @@
+"""nnfast: trains feedforward neural networks fast, on NumPy, Numba or CUDA."""
