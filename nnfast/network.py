@@ -1,0 +1,258 @@
+"""A network is data: an input shape and a list of layers, without arrays. What it computes, not how.
+
+Frozen and compared by value; prints as a table of layers, output shapes and parameter counts; round-trips through
+JSON, which is how a model file stores it.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass, fields
+from typing import Any, ClassVar
+
+from .activations import ACTIVATIONS, Activation, get_activation
+from .initializers import check_initializer
+
+Shape = tuple[int, ...]
+MAX_LAYERS = 1000
+MAX_UNITS = 2**31 - 1
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What all layers share: how the shape of one row changes, and how many parameters they hold."""
+
+    kind: ClassVar[str]
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        """The shape of one row of output. Raises ValueError where the input's shape does not fit."""
+        return input_shape
+
+    def parameter_count(self, input_shape: Shape) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Dense(Layer):
+    """A fully connected layer: a = activation(x W + b), with W of shape (inputs, units) and b of shape (units,).
+
+    activation: a name from ACTIVATIONS or an Activation. initializer: a name from INITIALIZERS, for W; b starts at 0.
+    """
+
+    units: int
+    activation: str | Activation = "identity"
+    bias: bool = True
+    initializer: str = "glorot_uniform"
+    kind: ClassVar[str] = "Dense"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "units", _count(self.units, "units"))
+        object.__setattr__(self, "activation", get_activation(self.activation))
+        if not isinstance(self.bias, bool):
+            raise TypeError(f"bias must be True or False, got {self.bias!r}")
+        check_initializer(self.initializer)
+
+    @property
+    def function(self) -> Activation:
+        """The activation as a row of the table."""
+        return get_activation(self.activation)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        if len(input_shape) != 1:
+            raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
+        return (self.units,)
+
+    def parameter_count(self, input_shape: Shape) -> int:
+        return (input_shape[0] + self.bias) * self.units
+
+
+@dataclass(frozen=True)
+class Dropout(Layer):
+    """Sets each input to 0 with probability `rate` in training and scales the others by 1 / (1 - rate).
+
+    Srivastava et al. 2014, in the form that leaves prediction untouched.
+    """
+
+    rate: float
+    kind: ClassVar[str] = "Dropout"
+
+    def __post_init__(self) -> None:
+        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)) or not 0 <= self.rate < 1:
+            raise ValueError(f"rate must lie in [0, 1), got {self.rate!r}")
+        object.__setattr__(self, "rate", float(self.rate))
+
+
+@dataclass(frozen=True)
+class Flatten(Layer):
+    """Turns a row of any shape into a flat one, in C order."""
+
+    kind: ClassVar[str] = "Flatten"
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        return (math.prod(input_shape),)
+
+
+LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in (Dense, Dropout, Flatten)}
+
+
+@dataclass(frozen=True)
+class Network:
+    """A feedforward network: the shape of one row of input and the layers it passes through.
+
+    input_shape: an integer, or a tuple such as (28, 28). layers: at least one; the last must be Dense.
+    Raises ValueError or TypeError with the layer's index and name for sizes and shapes that do not fit.
+    """
+
+    input_shape: Shape
+    layers: tuple[Layer, ...]
+
+    def __post_init__(self) -> None:
+        shape = (self.input_shape,) if isinstance(self.input_shape, int) else tuple(self.input_shape)
+        if not shape:
+            raise ValueError("input_shape must have at least one dimension, got ()")
+        object.__setattr__(self, "input_shape", tuple(_count(size, "input_shape") for size in shape))
+        object.__setattr__(self, "layers", tuple(self.layers))
+        for index, layer in enumerate(self.layers):
+            if not isinstance(layer, Layer):
+                raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {layer!r}")
+        if not self.layers or not isinstance(self.layers[-1], Dense):
+            raise ValueError("the last layer must be Dense: it gives the outputs")
+        if len(self.layers) > MAX_LAYERS:
+            raise ValueError(f"a network has at most {MAX_LAYERS} layers, got {len(self.layers)}")
+        for index, layer in enumerate(self.layers[:-1]):
+            if isinstance(layer, Dense) and layer.function.output_only:
+                raise ValueError(
+                    f"layer {index} (Dense): activation {layer.function.name!r} is for the last layer only"
+                )
+        self.shapes  # noqa: B018 - computed once here, so that shapes that do not fit are refused now
+
+    @property
+    def shapes(self) -> tuple[Shape, ...]:
+        """The shape of one row before the first layer and after each layer."""
+        shapes = [self.input_shape]
+        for index, layer in enumerate(self.layers):
+            try:
+                shapes.append(layer.output_shape(shapes[-1]))
+            except ValueError as error:
+                raise ValueError(f"layer {index} ({layer.kind}): {error}") from None
+            if math.prod(shapes[-1]) > MAX_UNITS:
+                raise ValueError(f"layer {index} ({layer.kind}): more than {MAX_UNITS} values in a row")
+        return tuple(shapes)
+
+    @property
+    def input_size(self) -> int:
+        """Numbers in one row of input."""
+        return math.prod(self.input_shape)
+
+    @property
+    def output_size(self) -> int:
+        """Numbers in one row of output."""
+        return self.output_layer.units
+
+    @property
+    def output_layer(self) -> Dense:
+        last = self.layers[-1]
+        assert isinstance(last, Dense)  # __post_init__ saw to it
+        return last
+
+    @property
+    def parameter_count(self) -> int:
+        """Weights and biases of all layers."""
+        return sum(layer.parameter_count(shape) for layer, shape in zip(self.layers, self.shapes, strict=False))
+
+    def summary(self) -> str:
+        """A table of the layers: number, kind, activation, output shape, parameters."""
+        rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
+        for index, (layer, before, after) in enumerate(zip(self.layers, self.shapes, self.shapes[1:], strict=True)):
+            name = f"{layer.kind}({layer.rate:g})" if isinstance(layer, Dropout) else layer.kind
+            activation = layer.function.name if isinstance(layer, Dense) else ""
+            rows.append((str(index), name, activation, str(after), f"{layer.parameter_count(before):,}"))
+        rows.append(("", "total", "", "", f"{self.parameter_count:,}"))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        return "\n".join(
+            "  ".join(
+                [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1].rjust(widths[-1])]
+            ).rstrip()
+            for row in rows
+        )
+
+    def __str__(self) -> str:
+        return self.summary()
+
+    def to_json(self) -> str:
+        """The network as a JSON text that from_json reads back to an equal network."""
+        return json.dumps({"input_shape": self.input_shape, "layers": [_layer_to_data(layer) for layer in self.layers]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Network:
+        """The network of to_json. Raises ValueError for anything else: the text may come from a stranger."""
+        try:
+            data = json.loads(text)
+            shape, layers = data["input_shape"], data["layers"]
+            if not isinstance(shape, list) or not isinstance(layers, list):
+                raise TypeError("input_shape and layers must be lists")
+            return cls(tuple(shape), tuple(_layer_from_data(index, layer) for index, layer in enumerate(layers)))
+        except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
+            raise ValueError(f"this is not a network in JSON: {error!r}") from None
+
+
+def multilayer_perceptron(
+    input_shape: int | Iterable[int],
+    hidden: Iterable[int],
+    outputs: int,
+    *,
+    activation: str | Activation = "relu",
+    output_activation: str | Activation = "identity",
+    dropout: float = 0.0,
+    bias: bool = True,
+    initializer: str = "glorot_uniform",
+) -> Network:
+    """Dense layers of the `hidden` sizes, each followed by Dropout where `dropout` > 0, and a Dense output layer."""
+    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    layers: list[Layer] = [Flatten()] if len(shape) > 1 else []
+    for units in hidden:
+        layers.append(Dense(units, activation, bias, initializer))
+        if dropout:
+            layers.append(Dropout(dropout))
+    layers.append(Dense(outputs, output_activation, bias, initializer))
+    return Network(shape, tuple(layers))
+
+
+def _layer_to_data(layer: Layer) -> dict[str, Any]:
+    data: dict[str, Any] = {"kind": layer.kind}
+    for field in fields(layer):
+        value = getattr(layer, field.name)
+        data[field.name] = _activation_to_data(value) if isinstance(value, Activation) else value
+    return data
+
+
+def _layer_from_data(index: int, data: dict[str, Any]) -> Layer:
+    kind = data.get("kind")
+    if kind not in LAYERS:
+        raise ValueError(f"layer {index}: unknown kind {kind!r}; known: {', '.join(LAYERS)}")
+    options = {name: value for name, value in data.items() if name != "kind"}
+    if isinstance(options.get("activation"), dict):
+        options["activation"] = Activation(**options["activation"])
+    try:
+        return LAYERS[kind](**options)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"layer {index} ({kind}): {error}") from None
+
+
+def _activation_to_data(activation: Activation) -> str | dict[str, Any]:
+    if ACTIVATIONS.get(activation.name) == activation:
+        return activation.name
+    data = {field.name: getattr(activation, field.name) for field in fields(activation)}
+    return data | {"constants": dict(activation.constants)}
+
+
+def _count(value: Any, what: str) -> int:
+    """A positive int, from any integer type. Raises TypeError or ValueError."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{what} must be a positive integer, got {value!r}")
+    number: int = value.__index__()
+    if not 1 <= number <= MAX_UNITS:
+        raise ValueError(f"{what} must be a positive integer up to {MAX_UNITS}, got {number}")
+    return number
