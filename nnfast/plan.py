@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -36,10 +37,10 @@ class Span:
     def end(self) -> int:
         return self.offset + self.size
 
-    def view[T](self, vector: T, rows: int | None = None) -> T:
+    def view(self, vector: Any, rows: int | None = None) -> Any:
         """The array, or its first `rows` rows, as a view of the vector."""
         shape = self.shape if rows is None else (rows, *self.shape[1:])
-        return vector[self.offset : self.offset + math.prod(shape)].reshape(shape)  # type: ignore[index, no-any-return]
+        return vector[self.offset : self.offset + math.prod(shape)].reshape(shape)
 
 
 @dataclass(frozen=True)
@@ -133,7 +134,7 @@ def make_plan(network: Network, rows: int) -> Plan:
     targets = workspace.take(rows, sizes[-1])
     sample_weight = workspace.take(rows)
     # Only the gradients of neighbouring operations are alive at once: two arrays serve all of them in turn.
-    gradients = [workspace.take(rows, max(sizes)) for _ in range(2)]
+    gradients = [workspace.take(rows, max(sizes[1:])) for _ in range(2)]
 
     operations: list[Operation] = []
     current = inputs

@@ -1,0 +1,60 @@
+"""Backends by name: which there are, which can run here and why the others cannot.
+
+To add one, write backends/<name>.py with unavailable_reason() and create(device), and add its name to NAMES.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+from .base import Backend, BackendUnavailableError, Program, Recipe, Source
+
+__all__ = ["NAMES", "Backend", "BackendUnavailableError", "Program", "Recipe", "Source", "get_backend", "unavailable"]
+
+NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them
+
+
+def _module(name: str) -> Any:
+    return importlib.import_module(f".{name}", __name__)
+
+
+def unavailable(name: str) -> str | None:
+    """Why the backend cannot run here and what to do about it, or None if it can."""
+    reason: str | None = _module(name).unavailable_reason()
+    return reason
+
+
+def get_backend(name: str | Backend = "auto") -> Backend:
+    """The backend called "numpy", "numba", "cuda", "cuda:1" (the second device), or "auto".
+
+    "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
+    becomes another. Raises ValueError for an unknown name, BackendUnavailableError for one that cannot run here.
+    """
+    if isinstance(name, Backend):
+        return name
+    if not isinstance(name, str):
+        raise TypeError(f"backend must be a name, got {name!r}")
+    if name == "auto":
+        return _choose()
+    base, colon, number = name.partition(":")
+    if base not in NAMES or (colon and not (base == "cuda" and number.isdecimal())):
+        raise ValueError(f"unknown backend {name!r}; known: auto, {', '.join(NAMES)}, cuda:N")
+    reason = unavailable(base)
+    if reason:
+        others = ", ".join(other for other in NAMES if other != base and unavailable(other) is None)
+        raise BackendUnavailableError(f"backend {name!r} is not available: {reason}. Available: {others}")
+    backend: Backend = _module(base).create(int(number) if colon else None)
+    return backend
+
+
+def _choose() -> Backend:
+    reasons = []
+    for name in NAMES:
+        reason = unavailable(name)
+        if reason is None:
+            backend = get_backend(name)
+            backend.choice = f"auto chose {name}" + (f" ({'; '.join(reasons)})" if reasons else "")
+            return backend
+        reasons.append(f"no {name}: {reason}")
+    raise BackendUnavailableError(f"no backend can run here: {'; '.join(reasons)}")

@@ -1,0 +1,136 @@
+"""The whole boundary between the engine and a backend: Backend compiles a Plan into a Program that runs steps.
+
+Everything that comes in has been checked at the user's boundary (nnfast.validation); a backend trusts it.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..losses import Loss
+from ..optimizers import Optimizer
+from ..plan import Plan
+
+Vector = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Source:
+    """The rows that a program reads, as host arrays in C order.
+
+    inputs: (n_rows, input_size) in the program's dtype, or uint8, multiplied by `scale` as they are gathered.
+    targets: (n_rows, output_size) in the program's dtype, or (n_rows,) int64 class labels.
+    sample_weight: (n_rows,) in the program's dtype, or None where every row counts 1.
+    """
+
+    inputs: NDArray[Any]
+    targets: NDArray[Any] | None = None
+    sample_weight: Vector | None = None
+    scale: float = 1.0
+
+    @property
+    def n_rows(self) -> int:
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """What a program minimises, and how. Only loss, the optimizer's formulas and dtype may cost a compilation.
+
+    alpha: L2 penalty alpha * sum(W**2) / 2. l1: penalty l1 * sum(|W|). Both act on weights, not biases, and are
+    divided like the loss. clip_norm: the largest norm of the whole gradient, or None. seed: of the dropout masks.
+    """
+
+    loss: Loss
+    optimizer: Optimizer
+    dtype: np.dtype[Any]
+    alpha: float = 0.0
+    l1: float = 0.0
+    clip_norm: float | None = None
+    seed: int = 0
+
+
+class Program(ABC):
+    """A network laid out and ready to train: parameters, optimizer slots, and the steps that change them."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        self.plan = plan
+        self.recipe = recipe
+
+    @abstractmethod
+    def bind(self, source: Source) -> None:
+        """Make `source` the rows that run() reads, uploading them once where that is needed."""
+
+    @abstractmethod
+    def run(
+        self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
+    ) -> NDArray[np.float64]:
+        """Train on a stretch of steps: the hot call.
+
+        Step k takes the rows order[bounds[k]:bounds[k + 1]] at learning rate rates[k]; it is step number
+        first_step + k of the run, which decides dropout masks and bias corrections. A batch whose weights are all
+        zero changes nothing. Returns the loss of every step, penalties included, before its update.
+        """
+
+    @abstractmethod
+    def evaluate(self, source: Source) -> tuple[float, Vector]:
+        """The loss over all of `source`, without penalties and dropout, and the outputs (n_rows, output_size)."""
+
+    @abstractmethod
+    def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        """Loss and flat gradient of one batch, penalties included, without dropout and clipping.
+
+        source: at most plan.rows rows.
+        """
+
+    @abstractmethod
+    def predict(self, source: Source) -> Vector:
+        """The outputs of all rows of `source`, (n_rows, output_size). Its targets are not looked at."""
+
+    @property
+    @abstractmethod
+    def parameters(self) -> Vector:
+        """A host copy of the flat parameter vector; assign one to replace it."""
+
+    @parameters.setter
+    @abstractmethod
+    def parameters(self, vector: Vector) -> None: ...
+
+    @property
+    @abstractmethod
+    def slots(self) -> Vector:
+        """A host copy of the optimizer's state, (n_slots, parameter_count); assign one to replace it."""
+
+    @slots.setter
+    @abstractmethod
+    def slots(self, vectors: Vector) -> None: ...
+
+
+class Backend(ABC):
+    """Where and how programs run. `name` is what a user selects it by; `description` says on what it runs."""
+
+    name: str
+    choice: str | None = None  # how "auto" came to choose it
+
+    @property
+    @abstractmethod
+    def description(self) -> str:
+        """The processor or device and its libraries, in a few words."""
+
+    @abstractmethod
+    def compile(self, plan: Plan, recipe: Recipe) -> Program:
+        """A program for this plan, with all parameters and slots zero."""
+
+
+class BackendUnavailableError(RuntimeError):
+    """A backend that was asked for by name cannot run here; the message says why and what to install."""
+
+
+def batch_divisor(loss: Loss, total_weight: float) -> float:
+    """What a batch's weighted sum of losses and penalties is divided by."""
+    return total_weight if loss.reduction == "mean" else 1.0

@@ -1,0 +1,226 @@
+"""The reference backend: feedforward and backpropagation in NumPy, as one would write them on paper.
+
+Notation: x the inputs of a layer, z = x W + b, a = f(z), and delta = dLoss/dz of each row. The other backends are
+held to these results.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..activations import Activation
+from ..formula import numpy_function
+from ..losses import Loss, canonical_pair, is_softmax_cross_entropy
+from ..plan import DropoutOperation, Plan
+from ..random import dropout_keep
+from .base import Backend, Program, Recipe, Source, Vector, batch_divisor
+
+Array = NDArray[Any]
+
+
+class NumpyBackend(Backend):
+    """Runs everywhere NumPy does."""
+
+    name = "numpy"
+
+    @property
+    def description(self) -> str:
+        return f"NumPy {np.__version__}"
+
+    def compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
+        return NumpyProgram(plan, recipe)
+
+
+class NumpyProgram(Program):
+    """The mathematics of a training step, line by line."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        super().__init__(plan, recipe)
+        self._parameters = np.zeros(plan.parameter_count, recipe.dtype)
+        self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), recipe.dtype)
+        self._source: Source | None = None
+
+    def bind(self, source: Source) -> None:
+        self._source = source
+
+    def run(
+        self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
+    ) -> NDArray[np.float64]:
+        assert self._source is not None, "bind() comes first"
+        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        losses = np.zeros(len(rates))
+        with np.errstate(all="ignore"):  # a diverging run is found by its loss, on every backend alike
+            for k in range(len(rates)):
+                batch = self._gather(self._source, order[bounds[k] : bounds[k + 1]])
+                if batch[2].sum() == 0:
+                    continue
+                losses[k], gradient = self._loss_and_gradient(*batch, step=first_step + k)
+                self._clip(gradient)
+                self.recipe.optimizer.apply(self._parameters, gradient, self._slots, values[k])
+        return losses
+
+    def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        with np.errstate(all="ignore"):
+            return self._loss_and_gradient(*self._gather(source, np.arange(source.n_rows)), step=None)
+
+    def evaluate(self, source: Source) -> tuple[float, Vector]:
+        output = self.plan.output.layer.function
+        outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
+        total_loss = total_weight = 0.0
+        with np.errstate(all="ignore"):
+            for start in range(0, source.n_rows, self.plan.rows):
+                rows = np.arange(start, min(start + self.plan.rows, source.n_rows))
+                inputs, targets, weights = self._gather(source, rows)
+                _, z, outputs[rows] = self._forward(inputs, step=None)[-1]
+                losses = loss_of_outputs(output, self.recipe.loss, z, outputs[rows], targets)
+                total_loss += float(weights @ losses)
+                total_weight += float(weights.sum())
+        return total_loss / max(batch_divisor(self.recipe.loss, total_weight), np.finfo(float).tiny), outputs
+
+    def predict(self, source: Source) -> Vector:
+        outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
+        with np.errstate(all="ignore"):
+            for start in range(0, source.n_rows, self.plan.rows):
+                rows = slice(start, start + self.plan.rows)
+                outputs[rows] = self._forward(self._scaled(source, rows), step=None)[-1][2]
+        return outputs
+
+    def _scaled(self, source: Source, rows: Any) -> Array:
+        inputs = source.inputs[rows].astype(self.recipe.dtype, copy=False)
+        return inputs if source.scale == 1 else inputs * self.recipe.dtype.type(source.scale)
+
+    def _gather(self, source: Source, rows: NDArray[np.int64]) -> tuple[Array, Array, Array]:
+        """Inputs, targets (class labels as one-hot rows) and sample weights of a batch."""
+        dtype = self.recipe.dtype
+        assert source.targets is not None
+        targets = source.targets[rows]
+        if targets.ndim == 1:
+            targets = (targets[:, np.newaxis] == np.arange(self.plan.network.output_size)).astype(dtype)
+        weights = np.ones(len(rows), dtype) if source.sample_weight is None else source.sample_weight[rows]
+        return self._scaled(source, rows), targets, weights
+
+    def _forward(self, inputs: Array, step: int | None) -> list[tuple[Array, Array, Array]]:
+        """Feedforward. For every operation: its inputs, its z (for dropout: the mask), its outputs.
+
+        step: the step whose dropout masks apply, or None for prediction.
+        """
+        passed = []
+        current = inputs
+        for operation in self.plan.operations:
+            x = current
+            if isinstance(operation, DropoutOperation):
+                z = self._mask(operation, len(x), step)
+                current = x * z
+            else:
+                z = x @ operation.weights.view(self._parameters)
+                if operation.bias:
+                    z += operation.bias.view(self._parameters)
+                current = operation.layer.function.function(z)
+            passed.append((x, z, current))
+        return passed
+
+    def _mask(self, operation: DropoutOperation, rows: int, step: int | None) -> Array:
+        """0 where dropout drops, 1 / (1 - rate) elsewhere; all ones in prediction."""
+        shape = (rows, operation.outputs.shape[1])
+        if step is None:
+            return np.ones(shape, self.recipe.dtype)
+        rate = operation.layer.rate
+        keep = dropout_keep(self.recipe.seed, operation.layer_index, step, shape[0] * shape[1], rate)
+        return keep.reshape(shape) * self.recipe.dtype.type(1 / (1 - rate))
+
+    def _loss_and_gradient(self, inputs: Array, targets: Array, weights: Array, step: int | None) -> Any:
+        """Feedforward, loss, and backpropagation by the chain rule."""
+        recipe = self.recipe
+        divisor = recipe.dtype.type(batch_divisor(recipe.loss, weights.sum()))
+        passed = self._forward(inputs, step)
+        gradient = np.zeros_like(self._parameters)
+
+        output = self.plan.output.layer.function
+        _, z, a = passed[-1]
+        loss = float(weights @ loss_of_outputs(output, recipe.loss, z, a, targets))
+        # dLoss/dz of the last layer; every row counts by its weight
+        delta = delta_of_outputs(output, recipe.loss, z, a, targets) * (weights / divisor)[:, np.newaxis]
+
+        for operation, (x, z, a) in zip(reversed(self.plan.operations), reversed(passed), strict=True):
+            if isinstance(operation, DropoutOperation):
+                delta = delta * z  # z is the mask; delta was and stays dLoss/da here
+                continue
+            if operation is not self.plan.output:
+                delta = operation.layer.function.backward(z, a, delta)  # dLoss/dz = dLoss/da f'(z)
+            operation.weights.view(gradient)[...] = x.T @ delta  # dz/dW = x
+            if operation.bias:
+                operation.bias.view(gradient)[...] = delta.sum(axis=0)  # dz/db = 1
+            if operation.input_gradient:
+                delta = delta @ operation.weights.view(self._parameters).T  # dLoss/dx of the layer
+
+        penalty = self._add_penalties(gradient, divisor)
+        return (loss + penalty) / float(divisor), gradient
+
+    def _add_penalties(self, gradient: Array, divisor: Any) -> float:
+        """Add the gradients of L2 (alpha W**2 / 2) and L1 (l1 |W|) and return the penalties, not yet divided."""
+        alpha, l1 = self.recipe.alpha, self.recipe.l1
+        penalty = 0.0
+        if alpha or l1:
+            scale = self.recipe.dtype.type
+            for span in self.plan.weight_spans:
+                weights = span.view(self._parameters)
+                slope = scale(alpha) * weights + scale(l1) * np.sign(weights)
+                span.view(gradient)[...] += slope / divisor
+                penalty += alpha / 2 * float((weights * weights).sum()) + l1 * float(abs(weights).sum())
+        return penalty
+
+    def _clip(self, gradient: Array) -> None:
+        """Scale the whole gradient down to the norm clip_norm if it is longer."""
+        if self.recipe.clip_norm is not None:
+            norm = np.sqrt(gradient @ gradient)
+            if norm > self.recipe.clip_norm:
+                gradient *= self.recipe.dtype.type(self.recipe.clip_norm) / norm
+
+    @property
+    def parameters(self) -> Vector:
+        return self._parameters.copy()
+
+    @parameters.setter
+    def parameters(self, vector: Vector) -> None:
+        self._parameters[...] = vector
+
+    @property
+    def slots(self) -> Vector:
+        return self._slots.copy()
+
+    @slots.setter
+    def slots(self, vectors: Vector) -> None:
+        self._slots[...] = vectors
+
+
+def loss_of_outputs(activation: Activation, loss: Loss, z: Array, a: Array, y: Array) -> Array:
+    """The loss of every row, summed over its outputs. Shape (rows,)."""
+    if is_softmax_cross_entropy(activation, loss):
+        # log a = z - log sum exp(z), both moved by the row's maximum so that exp never overflows
+        shifted = z - z.max(axis=1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
+        return (y * (log_sum - shifted)).sum(axis=1)
+    if pair := canonical_pair(activation, loss):
+        return numpy_function(pair.value, ("z", "a", "y"))(z, a, y).sum(axis=1)
+    return loss.function(a, y).sum(axis=1)
+
+
+def delta_of_outputs(activation: Activation, loss: Loss, z: Array, a: Array, y: Array) -> Array:
+    """dLoss/dz of every output. Shape (rows, outputs)."""
+    if is_softmax_cross_entropy(activation, loss):
+        return a - y
+    if pair := canonical_pair(activation, loss):
+        return numpy_function(pair.delta, ("z", "a", "y"))(z, a, y)
+    return activation.backward(z, a, loss.derivative_function(a, y))
+
+
+def unavailable_reason() -> str | None:
+    """NumPy is a requirement of nnfast: always available."""
+    return None
+
+
+def create(device: int | None) -> NumpyBackend:
+    return NumpyBackend()
