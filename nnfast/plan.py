@@ -146,7 +146,8 @@ def make_plan(network: Network, rows: int) -> Plan:
             weights = parameters.take(before, after)
             bias = parameters.take(after) if layer.bias else None
             outputs = workspace.take(rows, after)
-            keeps_z = layer.function.derivative_uses_z or layer.function.is_row_operation
+            # The last layer keeps z for its loss, which is computed from it where that is more exact.
+            keeps_z = layer.function.derivative_uses_z or index == len(network.layers) - 1
             z = workspace.take(rows, after) if keeps_z else outputs
             operations.append(
                 DenseOperation(index, layer, weights, bias, current, z, outputs, gradient, input_gradient)

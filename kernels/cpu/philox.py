@@ -1,0 +1,47 @@
+"""Dropout masks from Philox4x32-10 (Salmon et al. 2011); nnfast.random is the definition this equals bit for bit."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from nnfast.random import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Purpose
+
+from .compilation import helper
+
+_M0, _M1 = (np.uint64(value) for value in PHILOX_MULTIPLIERS)
+_W0, _W1 = (np.uint64(value) for value in PHILOX_WEYL)
+_LOW = np.uint64(0xFFFFFFFF)
+_SHIFT = np.uint64(32)
+_PURPOSE = np.uint64(Purpose.DROPOUT << 24)
+
+
+@helper
+def dropout(inputs, outputs, mask, seed, step, layer, threshold, scale):
+    """outputs = inputs * mask, where mask is 0 for words below the threshold and `scale` elsewhere.
+
+    inputs, outputs, mask: 1-D, equally long. Element e takes word e % 4 of counter (e // 4, step, layer).
+    """
+    step_word = np.uint64(step)
+    for block in range((inputs.size + 3) // 4):
+        c0 = np.uint64(block) & _LOW
+        c1 = step_word & _LOW
+        c2 = step_word >> _SHIFT
+        c3 = _PURPOSE | np.uint64(layer)
+        k0 = seed & _LOW
+        k1 = seed >> _SHIFT
+        for _ in range(PHILOX_ROUNDS):
+            product0 = c0 * _M0
+            product1 = c2 * _M1
+            c0 = (product1 >> _SHIFT) ^ c1 ^ k0
+            c1 = product1 & _LOW
+            c2 = (product0 >> _SHIFT) ^ c3 ^ k1
+            c3 = product0 & _LOW
+            k0 = (k0 + _W0) & _LOW
+            k1 = (k1 + _W1) & _LOW
+        for word in range(4):
+            e = 4 * block + word
+            if e < inputs.size:
+                drawn = c0 if word == 0 else c1 if word == 1 else c2 if word == 2 else c3
+                kept = drawn >= threshold
+                mask[e] = scale if kept else scale - scale
+                outputs[e] = inputs[e] * mask[e]

@@ -1,0 +1,231 @@
+"""The CPU backend: fills the tables that the compiled epoch of nnfast.kernels.cpu reads, and calls it."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..plan import DenseOperation, Plan
+from ..random import dropout_threshold
+from .base import Backend, Program, Recipe, Source, Vector, batch_divisor
+
+logger = logging.getLogger("nnfast")
+
+
+class NumbaBackend(Backend):
+    """Kernels compiled by Numba for this machine's processor; matrix products by SciPy's BLAS."""
+
+    name = "numba"
+
+    @property
+    def description(self) -> str:
+        import llvmlite.binding
+        import numba
+
+        return f"Numba {numba.__version__} on {llvmlite.binding.get_host_cpu_name()}"
+
+    def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
+        return NumbaProgram(plan, recipe)
+
+
+class NumbaProgram(Program):
+    """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        super().__init__(plan, recipe)
+        from ..kernels.cpu import epoch, formulas, gather
+
+        self._epoch = epoch
+        self._gather_kernel = gather.gather_kernel
+        self._formulas = formulas
+        dtype = recipe.dtype
+        self._parameters = np.zeros(plan.parameter_count, dtype)
+        self._gradient = np.zeros(plan.parameter_count, dtype)
+        self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), dtype)
+        self._workspace = np.zeros(plan.workspace_size, dtype)
+        self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
+        self._kernels: list[Any] = []
+        self._source: Source | None = None
+        with announced(dtype):
+            self._operations, self._constants, self._job = self._tables()
+        self._settings = np.zeros(epoch.SETTINGS_SIZE)
+        self._settings[epoch.ALPHA] = recipe.alpha
+        self._settings[epoch.L1] = recipe.l1
+        self._settings[epoch.CLIP_NORM] = recipe.clip_norm or 0.0
+
+    def _tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
+        """The operations table, the formulas' constants, and the parts of the job that never change."""
+        epoch, formulas, plan, recipe = self._epoch, self._formulas, self.plan, self.recipe
+        operations = np.full((len(plan.operations), epoch.COLUMNS), -1, dtype=np.int64)
+        constants: list[float] = []
+        for row, op in zip(operations, plan.operations, strict=True):
+            row[epoch.INPUT_SIZE], row[epoch.OUTPUT_SIZE] = op.inputs.shape[1], op.outputs.shape[1]
+            row[epoch.INPUTS], row[epoch.OUTPUTS] = op.inputs.offset, op.outputs.offset
+            row[epoch.GRADIENT] = op.gradient.offset
+            row[epoch.INPUT_GRADIENT] = op.input_gradient.offset if op.input_gradient else -1
+            row[epoch.CONSTANTS] = len(constants)
+            if isinstance(op, DenseOperation):
+                activation = op.layer.function
+                row[epoch.KIND] = epoch.DENSE
+                row[epoch.WEIGHTS] = op.weights.offset
+                row[epoch.BIAS] = op.bias.offset if op.bias else -1
+                row[epoch.Z] = op.z.offset
+                constants.extend(activation.constant_values)
+                if op is not plan.output:
+                    row[epoch.VALUE] = self._address(formulas.value_kernel(activation, recipe.dtype))
+                    row[epoch.DERIVATIVE] = self._address(formulas.derivative_kernel(activation, recipe.dtype))
+            else:
+                row[epoch.KIND] = epoch.DROPOUT
+                row[epoch.Z] = op.outputs.offset
+                row[epoch.MASK] = op.mask.offset
+                row[epoch.THRESHOLD] = dropout_threshold(op.layer.rate)
+                row[epoch.LAYER] = op.layer_index
+                constants.append(1 / (1 - op.layer.rate))
+        job = np.zeros(epoch.JOB_SIZE, dtype=np.int64)
+        output = plan.output.layer.function
+        job[epoch.LOSS_CONSTANTS] = len(constants)
+        constants.extend((*output.constant_values, *recipe.loss.constant_values))
+        job[epoch.LOSS] = self._address(formulas.loss_kernel(output, recipe.loss, recipe.dtype))
+        job[epoch.UPDATE] = self._address(formulas.update_kernel(recipe.optimizer, recipe.dtype))
+        job[epoch.SUM_REDUCTION] = recipe.loss.reduction == "sum"
+        job[epoch.BATCH_INPUTS] = plan.inputs.offset
+        job[epoch.BATCH_TARGETS] = plan.targets.offset
+        job[epoch.BATCH_WEIGHTS] = plan.sample_weight.offset
+        return operations, np.array([*constants, 0.0], recipe.dtype), job
+
+    def _address(self, compiled: Any) -> int:
+        self._kernels.append(compiled)
+        address: int = compiled.address
+        return address
+
+    def bind(self, source: Source) -> None:
+        self._source = source
+
+    def _run(
+        self,
+        mode: int,
+        source: Source,
+        order: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        values: Vector,
+        first_step: int = 0,
+    ) -> tuple[NDArray[np.float64], Vector]:
+        """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
+        epoch, dtype = self._epoch, self.recipe.dtype
+        job = self._job.copy()
+        output_size = self.plan.network.output_size
+        targets = source.targets
+        if targets is None:  # for prediction: any targets do, the loss is not looked at
+            targets = np.zeros(source.n_rows, np.int64)
+        job[epoch.GATHER_INPUTS] = self._gatherer(source.inputs)
+        job[epoch.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
+        job[epoch.SOURCE_INPUTS] = source.inputs.ctypes.data
+        job[epoch.SOURCE_TARGETS] = targets.ctypes.data
+        if source.sample_weight is not None:
+            job[epoch.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
+            job[epoch.SOURCE_WEIGHTS] = source.sample_weight.ctypes.data
+        job[epoch.MODE] = mode
+        job[epoch.FIRST_STEP] = first_step
+        self._settings[epoch.SCALE] = source.scale
+        losses = np.zeros(len(bounds) - 1)
+        outputs = np.empty((source.n_rows if mode == epoch.EVALUATE else 0, output_size), dtype)
+        with announced(dtype):
+            epoch.run_steps(
+                self._operations, job, self._settings, np.uint64(self.recipe.seed), self._constants, self._zeros,
+                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, order, bounds, values,
+                losses, outputs,
+            )  # fmt: skip
+        return losses, outputs
+
+    def _gatherer(self, array: NDArray[Any], labels: bool = False) -> int:
+        # gather_kernel caches what it returns, so the address stays good
+        address: int = self._gather_kernel(array.dtype, self.recipe.dtype, labels).address
+        return address
+
+    def run(
+        self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
+    ) -> NDArray[np.float64]:
+        assert self._source is not None, "bind() comes first"
+        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        return self._run(self._epoch.TRAIN, self._source, order, bounds, values, first_step)[0]
+
+    def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
+        losses, _ = self._run(self._epoch.GRADIENT_ONLY, source, order, bounds, self._no_values(1))
+        return float(losses[0]), self._gradient.copy()
+
+    def evaluate(self, source: Source) -> tuple[float, Vector]:
+        bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
+        losses, outputs = self._run(
+            self._epoch.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(len(bounds))
+        )
+        weight = source.n_rows if source.sample_weight is None else float(source.sample_weight.sum(dtype=np.float64))
+        return float(losses.sum()) / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), outputs
+
+    def predict(self, source: Source) -> Vector:
+        return self.evaluate(Source(source.inputs, scale=source.scale))[1]
+
+    def _no_values(self, steps: int) -> Vector:
+        return np.zeros((steps, 1), self.recipe.dtype)
+
+    @property
+    def parameters(self) -> Vector:
+        return self._parameters.copy()
+
+    @parameters.setter
+    def parameters(self, vector: Vector) -> None:
+        self._parameters[...] = vector
+
+    @property
+    def slots(self) -> Vector:
+        return self._slots.copy()
+
+    @slots.setter
+    def slots(self, vectors: Vector) -> None:
+        self._slots[...] = vectors
+
+
+class announced:  # noqa: N801 - reads as the statement it is
+    """Says once, on a terminal, that kernels are being compiled, and marks them so that it is not said again."""
+
+    def __init__(self, dtype: np.dtype[Any]) -> None:
+        self._what = dtype.name
+
+    def __enter__(self) -> None:
+        from ..kernels.cpu import compilation
+
+        self._cold = self._what not in _compiled and not compilation.is_compiled(self._what)
+        if self._cold and self._what not in _announced:
+            _announced.add(self._what)
+            message = f"nnfast: compiling the CPU kernels for {self._what} (once; some seconds)"
+            logger.info(message)
+            if sys.stderr.isatty():
+                print(message, file=sys.stderr, flush=True)
+
+    def __exit__(self, *exception: object) -> None:
+        from ..kernels.cpu import compilation, epoch
+
+        if epoch.run_steps.signatures and exception[0] is None:
+            _compiled.add(self._what)
+            if self._cold:
+                compilation.mark_compiled(self._what)
+
+
+_announced: set[str] = set()
+_compiled: set[str] = set()
+
+
+def unavailable_reason() -> str | None:
+    """Numba is a requirement of nnfast; without it the reference backend still runs."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed; install numba"
+    return None
+
+
+def create(device: int | None) -> NumbaBackend:
+    return NumbaBackend()
