@@ -89,10 +89,10 @@ def helper(function: Callable[..., Any]) -> Any:
 @cache
 def generated_module(name: str, source: str) -> ModuleType:
     """Import Python source as a module whose kernels are cached like any other."""
-    name = f"{name}_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+    name = f"nnfast_{name}_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     directory = cache_directory()
     if directory is None:
-        module = ModuleType(name)
+        module = sys.modules[name] = ModuleType(name)
         exec(compile(source, name, "exec"), module.__dict__)
         return module
     path = directory / f"{name}.py"
@@ -101,8 +101,13 @@ def generated_module(name: str, source: str) -> ModuleType:
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Numba finds the module of cached code by name, so it is registered before it runs.
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
     return module
 
 

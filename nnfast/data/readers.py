@@ -20,7 +20,7 @@ PathLike = str | os.PathLike[str]
 
 # What people and programs write for "no value", compared stripped and in lower case. Not "none": that is
 # a level of its own in many tables ("fireplace: none").
-MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "null", "?"})
+MISSING = frozenset({"", "na", "n/a", "#n/a", "<na>", "nan", "-nan", "null", "?"})
 DELIMITERS = ",;\t"
 
 
@@ -148,7 +148,7 @@ def _column(cells: tuple[str, ...], is_text: bool, what: str, lines: list[int]) 
     if not is_text and _are_numbers_with_commas(distinct):
         example = next(cell for cell in stripped if "," in cell)
         raise ValueError(
-            f"{what} holds numbers written with commas: {example!r} in line {lines[stripped.index(example)]}; "
+            f"{what} holds numbers with commas: {example!r} in line {lines[stripped.index(example)]}; "
             "write them with a decimal point and no thousands separators: 1234.5"
         )
     return np.array(stripped, dtype=np.str_)
@@ -263,9 +263,10 @@ def _npz_inputs(path: PathLike, key: str, x: NDArray[Any], names: NDArray[Any] |
             check_names([str(name) for name in names])
         except ValueError as error:
             raise ValueError(f"{path}: names: {error}") from None
-    keeps_dtype = x.ndim > 2 and x.dtype in (np.uint8, np.float32)
+    native = x.dtype.newbyteorder("=")
+    is_kept = x.ndim > 2 and native in (np.uint8, np.float32)
     with np.errstate(over="ignore"):  # a long double beyond float64 becomes infinite and is refused as such
-        x = np.ascontiguousarray(x, dtype=x.dtype.newbyteorder("=") if keeps_dtype else np.float64)
+        x = np.ascontiguousarray(x, dtype=native if is_kept else np.float64)
     check_finite(x, what, None if names is None else names.tolist())
     return x
 

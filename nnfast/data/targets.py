@@ -247,9 +247,7 @@ def _labels(y: ArrayLike) -> NDArray[Any]:
         for kind in (str, bool):
             if all(isinstance(value, kind) for value in values):
                 return np.array(values, dtype=kind)
-        odd = next(
-            value for value in values if not isinstance(value, type(values[0])) or not isinstance(value, str)
-        )
+        odd = next(value for value in values if not isinstance(value, str))
         raise TypeError(
             f"labels must all be strings, all bools or all numbers in a number array; found {odd!r}"
         )
