@@ -1,1 +1,58 @@
-"""nnfast: trains feedforward neural networks fast, on NumPy, Numba or CUDA."""
+"""nnfast: trains feedforward neural networks fast, on NumPy, Numba or CUDA.
+
+    from nnfast import Dense, Network, train
+
+    model = train(Network(64, [Dense(100, "relu"), Dense(10, "softmax")]), X, y, epochs=20)
+    model.predict(X)
+
+Names are imported when they are first used: `import nnfast` itself loads the standard library only.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .activations import ACTIVATIONS, Activation
+    from .backends import BackendUnavailableError, get_backend
+    from .history import EpochRecord, History
+    from .losses import LOSSES, Loss
+    from .model import Model
+    from .network import Dense, Dropout, Flatten, Network, multilayer_perceptron
+    from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
+    from .schedules import SCHEDULES, Schedule, get_schedule
+    from .training import DivergenceError, EarlyStopping, train
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "activations": ("ACTIVATIONS", "Activation"),
+    "backends": ("BackendUnavailableError", "get_backend"),
+    "history": ("EpochRecord", "History"),
+    "losses": ("LOSSES", "Loss"),
+    "model": ("Model",),
+    "network": ("Dense", "Dropout", "Flatten", "Network", "multilayer_perceptron"),
+    "optimizers": ("OPTIMIZERS", "Optimizer", "get_optimizer"),
+    "schedules": ("SCHEDULES", "Schedule", "get_schedule"),
+    "training": ("DivergenceError", "EarlyStopping", "train"),
+}
+_HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = [  # noqa: RUF022 - in the order of use
+    "Network", "Dense", "Dropout", "Flatten", "multilayer_perceptron", "train", "Model", "History", "EpochRecord",
+    "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
+    "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError",
+]  # fmt: skip
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME_OF:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    value = getattr(import_module(f".{_HOME_OF[name]}", __name__), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return [*globals(), *__all__]

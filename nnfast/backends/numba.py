@@ -91,7 +91,6 @@ class NumbaProgram(Program):
         job[epoch.LOSS_CONSTANTS] = len(constants)
         constants.extend((*output.constant_values, *recipe.loss.constant_values))
         job[epoch.LOSS] = self._address(formulas.loss_kernel(output, recipe.loss, recipe.dtype))
-        job[epoch.UPDATE] = self._address(formulas.update_kernel(recipe.optimizer, recipe.dtype))
         job[epoch.SUM_REDUCTION] = recipe.loss.reduction == "sum"
         job[epoch.BATCH_INPUTS] = plan.inputs.offset
         job[epoch.BATCH_TARGETS] = plan.targets.offset
@@ -151,6 +150,10 @@ class NumbaProgram(Program):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
+        if not self._job[self._epoch.UPDATE]:  # a program that only predicts needs none
+            with announced(self.recipe.dtype):
+                update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
+            self._job[self._epoch.UPDATE] = self._address(update)
         values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
         return self._run(self._epoch.TRAIN, self._source, order, bounds, values, first_step)[0]
 

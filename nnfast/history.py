@@ -1,0 +1,72 @@
+"""What happened in a run, epoch by epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class EpochRecord:
+    """One finished epoch, as callbacks receive it.
+
+    epoch: from 1. loss: the training loss, averaged over the epoch's batches as they were met, penalties included.
+    metrics: validation_loss and validation_accuracy or validation_r2, where there is validation. learning_rate: of
+    the epoch's last step. seconds: of training, without validation.
+    """
+
+    epoch: int
+    loss: float
+    learning_rate: float
+    seconds: float
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass
+class History:
+    """Lists with an entry per finished epoch, and why the run ended.
+
+    loss, learning_rate, seconds, metrics[name]: as in EpochRecord. stopped: "epochs" (all were run), "early
+    stopping", "callback", "interrupted" or "diverged". best_epoch: the epoch, from 1, whose weights the model has
+    where early stopping restored the best; else None.
+    """
+
+    loss: list[float] = field(default_factory=list)
+    learning_rate: list[float] = field(default_factory=list)
+    seconds: list[float] = field(default_factory=list)
+    metrics: dict[str, list[float]] = field(default_factory=dict)
+    stopped: str = "epochs"
+    best_epoch: int | None = None
+
+    @property
+    def epochs(self) -> int:
+        """How many epochs were finished."""
+        return len(self.loss)
+
+    def append(self, record: EpochRecord) -> None:
+        self.loss.append(record.loss)
+        self.learning_rate.append(record.learning_rate)
+        self.seconds.append(record.seconds)
+        for name, value in record.metrics.items():
+            self.metrics.setdefault(name, []).append(value)
+
+    def to_state(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
+        """The lists as float64 arrays, and the rest for JSON."""
+        arrays = {"loss": self.loss, "learning_rate": self.learning_rate, "seconds": self.seconds}
+        arrays |= {f"metrics.{name}": values for name, values in self.metrics.items()}
+        description = {"stopped": self.stopped, "best_epoch": self.best_epoch}
+        return {name: np.array(values, dtype=np.float64) for name, values in arrays.items()}, description
+
+    @classmethod
+    def from_state(cls, arrays: Mapping[str, NDArray[Any]], description: Mapping[str, Any]) -> History:
+        lists = {name: array.astype(np.float64).reshape(-1).tolist() for name, array in arrays.items()}
+        return cls(
+            **{name: lists.get(name, []) for name in ("loss", "learning_rate", "seconds")},
+            metrics={name[8:]: values for name, values in lists.items() if name.startswith("metrics.")},
+            stopped=str(description.get("stopped")),
+            best_epoch=description.get("best_epoch"),
+        )

@@ -1,0 +1,191 @@
+"""A trained network: predicts, is evaluated, and is saved to and loaded from one safetensors file."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .backends import Backend, Program, Recipe, Source, get_backend
+from .data.encoding import InputEncoding
+from .data.table import Table
+from .data.targets import ClassTargets, TargetEncoding, targets_from_state
+from .files import write_bytes
+from .history import History
+from .losses import LOSSES, Loss, check_pair, get_loss
+from .metrics import predicted_classes, score
+from .network import Network
+from .optimizers import sgd
+from .plan import make_plan
+from .validation import check_dtype, make_source
+
+FORMAT = "nnfast model 1"
+PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
+
+
+@dataclass(eq=False)
+class Model:
+    """A network with its parameters, and all that stands between the user's data and the network's numbers.
+
+    parameters: the flat vector of nnfast.plan, in the dtype that predictions are computed in. targets: how outputs
+    become labels or numbers. inputs: how columns become inputs, or None for arrays taken as they are. input_scale:
+    what inputs are multiplied by. history: of the training. backend: where predictions run, a name or a Backend.
+    """
+
+    network: Network
+    parameters: NDArray[Any]
+    loss: Loss
+    targets: TargetEncoding
+    inputs: InputEncoding | None = None
+    input_scale: float = 1.0
+    history: History = field(default_factory=History)
+    backend: str | Backend = "auto"
+    _program: Program | None = field(default=None, repr=False)
+
+    def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
+        """The network's outputs, (n_rows, n_outputs), as its last layer gives them."""
+        return self._compiled().predict(self._source(X, None, None))
+
+    def predict(self, X: ArrayLike | Table) -> NDArray[Any]:
+        """Labels, (n_rows,), of a classifier; else numbers in the targets' units and of their shape.
+
+        Raises TypeError or ValueError for X that does not fit the network.
+        """
+        outputs = self.outputs(X)
+        if isinstance(self.targets, ClassTargets):
+            return self.targets.decode(predicted_classes(outputs))
+        return self.targets.decode(outputs)
+
+    def predict_proba(self, X: ArrayLike | Table) -> NDArray[Any]:
+        """The probability of every class, (n_rows, n_classes), in the order of targets.classes.
+
+        Raises TypeError where the model tells no classes apart.
+        """
+        if not isinstance(self.targets, ClassTargets):
+            raise TypeError("predict_proba is for classes, but this model was trained on numbers; use predict")
+        outputs = self.outputs(X)
+        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+
+    def evaluate(
+        self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None
+    ) -> dict[str, float]:
+        """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
+        source = self._source(X, y, sample_weight)
+        loss, outputs = self._compiled().evaluate(source)
+        assert source.targets is not None
+        return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}
+
+    def _source(self, X: ArrayLike | Table, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
+        return make_source(
+            X, y, sample_weight, network=self.network, loss=self.loss, dtype=self.parameters.dtype,
+            inputs=self.inputs, targets=self.targets, scale=self.input_scale,
+        )  # fmt: skip
+
+    def _compiled(self) -> Program:
+        if self._program is None:
+            plan = make_plan(self.network, PREDICTION_ROWS)
+            recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
+            self._program = get_backend(self.backend).compile(plan, recipe)
+            self._program.parameters = self.parameters
+        return self._program
+
+    def layer_parameters(self) -> dict[str, NDArray[Any]]:
+        """Views of the parameters by name: "layers.0.weights" (inputs, units), "layers.0.bias" (units,), ..."""
+        named = {}
+        for operation in make_plan(self.network, 1).dense_operations:
+            named[f"layers.{operation.layer_index}.weights"] = operation.weights.view(self.parameters)
+            if operation.bias:
+                named[f"layers.{operation.layer_index}.bias"] = operation.bias.view(self.parameters)
+        return named
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the model to one safetensors file, replacing it whole or not at all. Raises OSError."""
+        from safetensors.numpy import save
+
+        arrays = self.layer_parameters()
+        description: dict[str, Any] = {"input_scale": self.input_scale}
+        for name, part in (("inputs", self.inputs), ("targets", self.targets), ("history", self.history)):
+            if part is not None:
+                part_arrays, description[name] = part.to_state()
+                arrays |= {f"{name}.{key}": array for key, array in part_arrays.items()}
+        metadata = {
+            "format": FORMAT,
+            "network": self.network.to_json(),
+            "loss": json.dumps(_loss_to_data(self.loss)),
+            "description": json.dumps(description),
+        }
+        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+        write_bytes(Path(path), save(contiguous, metadata))
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto") -> Model:
+        """Read a model that save wrote. Raises OSError, or ValueError for any other file.
+
+        Nothing in the file is executed: formulas in it pass through nnfast's own grammar.
+        """
+        from safetensors import SafetensorError, safe_open
+
+        with open(path, "rb"):  # a missing or unreadable file is an OSError with its name
+            pass
+        try:
+            with safe_open(path, framework="numpy") as file:
+                metadata = file.metadata() or {}
+                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+        except SafetensorError as error:
+            raise ValueError(f"{os.fspath(path)} is not a model file: {error}") from None
+        if metadata.get("format") != FORMAT:
+            raise ValueError(f"{os.fspath(path)} is not a model file of this version (its format must be {FORMAT!r})")
+        try:
+            return cls._from_file(metadata, arrays, backend)
+        except (KeyError, TypeError, ValueError, RecursionError) as error:
+            raise ValueError(f"{os.fspath(path)} is a damaged model file: {error}") from None
+
+    @classmethod
+    def _from_file(
+        cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]], backend: str | Backend
+    ) -> Model:
+        network = Network.from_json(metadata["network"])
+        loss = _loss_from_data(json.loads(metadata["loss"]))
+        check_pair(network.output_layer.function, loss)
+        description = json.loads(metadata["description"])
+
+        def part(name: str) -> dict[str, NDArray[Any]]:
+            return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
+
+        layers = {key: array for key, array in arrays.items() if key.startswith("layers.")}
+        dtype = check_dtype(next(iter(layers.values())).dtype) if layers else np.dtype(np.float32)
+        model = cls(
+            network,
+            np.zeros(make_plan(network, 1).parameter_count, dtype),
+            loss,
+            targets_from_state(part("targets"), description["targets"]),
+            InputEncoding.from_state(part("inputs"), description["inputs"]) if "inputs" in description else None,
+            float(description["input_scale"]),
+            History.from_state(part("history"), description["history"]),
+            backend,
+        )
+        places = model.layer_parameters()
+        if set(places) != set(layers):
+            raise ValueError(f"it holds {', '.join(sorted(layers))}, but its network has {', '.join(sorted(places))}")
+        for name, place in places.items():
+            if layers[name].shape != place.shape or layers[name].dtype != dtype:
+                raise ValueError(f"{name} has shape {layers[name].shape}, but the network needs {place.shape}")
+            place[...] = layers[name]
+        return model
+
+
+def _loss_to_data(loss: Loss) -> str | dict[str, Any]:
+    if LOSSES.get(loss.name) == loss:
+        return loss.name
+    data = {item.name: getattr(loss, item.name) for item in fields(loss)}
+    return data | {"constants": dict(loss.constants)}
+
+
+def _loss_from_data(data: str | dict[str, Any]) -> Loss:
+    return Loss(**data) if isinstance(data, dict) else get_loss(data)

@@ -1,0 +1,182 @@
+"""What users hand in, checked once at the boundary and turned into the arrays that backends trust."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .activations import ACTIVATIONS
+from .backends.base import Source
+from .data.encoding import InputEncoding
+from .data.table import Table
+from .data.targets import ClassTargets, NumberTargets, TargetEncoding
+from .losses import LOSSES, Loss, check_target_values
+from .network import Network
+
+DTYPES = ("float32", "float64")
+
+
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of a run's arithmetic. Raises ValueError for all but float32 and float64."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return found
+
+
+def check_number(value: Any, name: str, low: float, *, above: bool = False) -> float:
+    """A finite number from `low` (or above it). Raises TypeError or ValueError, naming the parameter."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < low or (above and value == low):
+        raise ValueError(f"{name} must be a finite number {'above' if above else 'from'} {low:g}, got {value!r}")
+    return float(value)
+
+
+def check_count(value: Any, name: str) -> int:
+    """A positive integer. Raises TypeError or ValueError, naming the parameter."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value}")
+    return int(value)
+
+
+def check_inputs(
+    X: ArrayLike | Table, network: Network, dtype: np.dtype[Any], encoding: InputEncoding | None
+) -> NDArray[Any]:
+    """The rows of X as a C-order matrix (n_rows, input_size), in `dtype` or, for bytes, uint8.
+
+    An array that already is that is not copied. Raises TypeError or ValueError for a wrong shape or kind, and for
+    NaN and infinity with row and column.
+    """
+    if encoding is not None:
+        X = encoding.transform(X)
+    elif isinstance(X, Table):
+        raise TypeError("a Table needs an InputEncoding that turns its columns into numbers: pass inputs=")
+    inputs = np.asarray(X)
+    if inputs.dtype.kind not in "buif":
+        raise TypeError(f"X must hold numbers, got dtype {inputs.dtype}")
+    if inputs.ndim == 0 or len(inputs) == 0:
+        raise ValueError("X has no rows")
+    if inputs.shape[1:] != network.input_shape and inputs.shape[1:] != (network.input_size,):
+        expected = ", ".join(map(str, ("n_rows", *network.input_shape)))
+        raise ValueError(f"X has shape {inputs.shape}, but the network takes ({expected})")
+    inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
+    check_all_finite(inputs, "X")
+    return inputs
+
+
+def check_all_finite(values: NDArray[Any], name: str) -> None:
+    """Raise ValueError, with row and column, for a NaN or an infinity."""
+    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):  # a sum that overflows is looked into
+        return
+    wrong = np.argwhere(~np.isfinite(values))
+    if len(wrong):
+        row, *column = wrong[0]
+        where = f"row {row}" + "".join(f", column {index}" for index in column)
+        raise ValueError(f"{name} holds {values[tuple(wrong[0])]} in {where} (counted from 0); remove or fill it in")
+
+
+def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding:
+    """How to read y: as class labels, or as numbers that the outputs should equal.
+
+    One label a row is taken for classes where the network has several outputs, or one output under
+    binary_cross_entropy. Integers in [0, n_outputs) are the outputs' numbers, also where some are missing.
+    """
+    values = np.asarray(y)
+    size = network.output_size
+    flat = values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
+    if flat and size > 1:
+        if values.dtype.kind in "iu" and values.size and 0 <= values.min() and values.max() < size:
+            return ClassTargets(np.arange(size, dtype=np.int64))
+        targets = ClassTargets.fit(values)
+        if targets.n_outputs != size:
+            raise ValueError(f"y holds {targets.n_outputs} classes, but the network has {size} outputs")
+        return targets
+    if flat and loss == LOSSES["binary_cross_entropy"]:
+        probabilities = values.dtype.kind == "f" and not np.isin(values, (0, 1)).all()
+        if not probabilities:
+            targets = ClassTargets.fit(values)
+            if targets.n_outputs != 2:
+                raise ValueError(
+                    f"y holds {targets.n_outputs} classes; with one output {loss.name} tells two apart: "
+                    f"use {targets.n_outputs} outputs with softmax and cross_entropy"
+                )
+            return targets
+    return NumberTargets.fit(values, standardize=False)
+
+
+def encode_targets(
+    y: ArrayLike, network: Network, loss: Loss, dtype: np.dtype[Any], encoding: TargetEncoding, n_rows: int
+) -> NDArray[Any]:
+    """y as a backend reads it: (n_rows,) int64 labels or (n_rows, output_size) in `dtype`.
+
+    Raises TypeError or ValueError for shapes that do not fit and for targets that the loss does not accept.
+    """
+    encoded = np.asarray(encoding.encode(y))
+    if len(encoded) != n_rows:
+        raise ValueError(f"X has {n_rows} rows, but y has {len(encoded)}")
+    size = network.output_size
+    if isinstance(encoding, ClassTargets):
+        if size > 1:
+            return encoded
+        return encoded.astype(dtype)[:, np.newaxis]
+    encoded = np.ascontiguousarray(encoded.reshape(n_rows, -1), dtype)
+    if encoded.shape[1] != size:
+        raise ValueError(f"y has {encoded.shape[1]} values a row, but the network has {size} outputs")
+    check_target_values(loss, encoded)
+    return encoded
+
+
+def check_sample_weight(sample_weight: ArrayLike | None, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
+    """Weights of shape (n_rows,), finite, not negative and not all zero, in `dtype`."""
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight)
+    if weights.dtype.kind not in "buif":
+        raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}")
+    if weights.shape != (n_rows,):
+        raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
+    weights = np.ascontiguousarray(weights, dtype)
+    check_all_finite(weights, "sample_weight")
+    if (weights < 0).any():
+        row = int(np.argmax(weights < 0))
+        raise ValueError(f"sample_weight must not be negative; row {row} has {weights[row]:g}")
+    if not weights.any():
+        raise ValueError("sample_weight is zero everywhere: there is nothing to learn from")
+    return weights
+
+
+def make_source(
+    X: ArrayLike | Table,
+    y: ArrayLike | None,
+    sample_weight: ArrayLike | None,
+    *,
+    network: Network,
+    loss: Loss,
+    dtype: np.dtype[Any],
+    inputs: InputEncoding | None,
+    targets: TargetEncoding,
+    scale: float,
+) -> Source:
+    """Rows as a backend reads them. The parameters are a Model's; see check_inputs and encode_targets."""
+    rows = check_inputs(X, network, dtype, inputs)
+    if scale != 1 and rows.dtype == dtype:  # bytes are scaled as they are gathered; floats here, once
+        rows = rows * dtype.type(scale)
+    encoded = None if y is None else encode_targets(y, network, loss, dtype, targets, len(rows))
+    return Source(rows, encoded, check_sample_weight(sample_weight, len(rows), dtype), scale)
+
+
+def default_loss(network: Network) -> Loss:
+    """The canonical loss of the output activation: cross-entropies, poisson for exp, else squared_error."""
+    natural = {"softmax": "cross_entropy", "sigmoid": "binary_cross_entropy", "exp": "poisson"}
+    activation = network.output_layer.function
+    own = ACTIVATIONS.get(activation.name) == activation
+    return LOSSES[natural.get(activation.name, "squared_error") if own else "squared_error"]
