@@ -62,11 +62,11 @@ class Activation:
 
     @property
     def constant_names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.constants)
+        return tuple(dict(self.constants))
 
     @property
     def constant_values(self) -> tuple[float, ...]:
-        return tuple(value for _, value in self.constants)
+        return tuple(dict(self.constants).values())
 
     @functools.cached_property
     def derivative_uses_z(self) -> bool:
@@ -148,9 +148,7 @@ _ROWS = (
         range="(-1.7581, inf)",
     ),
     # derivative: sigmoid(z) = 1 - exp(-softplus(z))
-    Activation(
-        "softplus", value="max(z, 0) + log1p(exp(-abs(z)))", derivative="-expm1(-a)", range="(0, inf)"
-    ),
+    Activation("softplus", value="max(z, 0) + log1p(exp(-abs(z)))", derivative="-expm1(-a)", range="(0, inf)"),
     # z s(z) with s = sigmoid; derivative s + z s (1 - s) = s + a (1 - s)
     Activation(
         "silu",

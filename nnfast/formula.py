@@ -90,7 +90,9 @@ class Code:
         if not isinstance(text, str):
             raise FormulaError(f"a formula is a text, got {text!r}")
         if len(text) > MAX_LENGTH:
-            raise FormulaError(f"formula has {len(text)} characters; at most {MAX_LENGTH} are allowed: {text[:60]!r}...")
+            raise FormulaError(
+                f"formula has {len(text)} characters; at most {MAX_LENGTH} are allowed: {text[:60]!r}..."
+            )
         try:
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, MemoryError, RecursionError) as error:

@@ -64,11 +64,11 @@ class Loss:
 
     @property
     def constant_names(self) -> tuple[str, ...]:
-        return tuple(name for name, _ in self.constants)
+        return tuple(dict(self.constants))
 
     @property
     def constant_values(self) -> tuple[float, ...]:
-        return tuple(value for _, value in self.constants)
+        return tuple(dict(self.constants).values())
 
     def function(self, a: Any, y: Any) -> Any:
         """The loss of every output, in NumPy. Shape of a."""
@@ -164,13 +164,9 @@ class CanonicalPair:
 CANONICAL_PAIRS: dict[tuple[str, str], CanonicalPair] = {
     ("identity", "squared_error"): CanonicalPair(value="0.5 * (z - y)**2", delta="z - y"),
     # -y log s(z) - (1 - y) log(1 - s(z)) = log(1 + exp(z)) - y z
-    ("sigmoid", "binary_cross_entropy"): CanonicalPair(
-        value="max(z, 0) - y * z + log1p(exp(-abs(z)))", delta="a - y"
-    ),
+    ("sigmoid", "binary_cross_entropy"): CanonicalPair(value="max(z, 0) - y * z + log1p(exp(-abs(z)))", delta="a - y"),
     # log a = z
-    ("exp", "poisson"): CanonicalPair(
-        value=f"a - y + where(y > 0, y * (log(max(y, {_TINY})) - z), 0)", delta="a - y"
-    ),
+    ("exp", "poisson"): CanonicalPair(value=f"a - y + where(y > 0, y * (log(max(y, {_TINY})) - z), 0)", delta="a - y"),
 }
 
 

@@ -72,9 +72,7 @@ class Model:
         outputs = self.outputs(X)
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 
-    def evaluate(
-        self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None
-    ) -> dict[str, float]:
+    def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
         source = self._source(X, y, sample_weight)
         loss, outputs = self._compiled().evaluate(source)

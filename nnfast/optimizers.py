@@ -42,6 +42,8 @@ class Optimizer:
         for field in ("updates", "scalars"):
             pairs = getattr(self, field)
             object.__setattr__(self, field, tuple(pairs.items() if isinstance(pairs, Mapping) else map(tuple, pairs)))
+            if len(dict(getattr(self, field))) < len(getattr(self, field)):
+                raise FormulaError(f"optimizer {self.name!r}: {field} name something twice")
         if "p" not in dict(self.updates):
             raise FormulaError(f"optimizer {self.name!r}: no update of p, so nothing would be learnt")
         taken = {"p", "g", "t", "learning_rate"}
@@ -50,15 +52,15 @@ class Optimizer:
             if name in taken:
                 raise FormulaError(f"optimizer {self.name!r}: the name {name!r} is used twice")
             taken.add(name)
-        for _, text in self.scalars:
+        for text in dict(self.scalars).values():
             check(text, ("t", "learning_rate", *dict(self.constants)))
-        for _, text in self.updates:
+        for text in dict(self.updates).values():
             check(text, ("p", "g", *self.slots, *self.step_names))
 
     @property
     def slots(self) -> tuple[str, ...]:
         """The state vectors' names, in the order in which they are stored."""
-        return tuple(name for name, _ in self.updates if name != "p")
+        return tuple(name for name in dict(self.updates) if name != "p")
 
     @property
     def step_names(self) -> tuple[str, ...]:
@@ -71,9 +73,9 @@ class Optimizer:
         rates: (n_steps,) learning rates. Returns (n_steps, len(step_names)) float64.
         """
         t = np.arange(first_step + 1, first_step + 1 + len(rates), dtype=np.float64)
-        constants = [np.float64(value) for _, value in self.constants]
+        constants = [np.float64(value) for value in dict(self.constants).values()]
         columns: list[Any] = [rates]
-        for _, text in self.scalars:
+        for text in dict(self.scalars).values():
             function = numpy_function(text, ("t", "learning_rate", *dict(self.constants)))
             columns.append(function(t, rates, *constants))
         columns.extend(constants)
@@ -87,7 +89,7 @@ class Optimizer:
         state = dict(zip(self.slots, slots, strict=True)) | {"p": p}
         scalars = dict(zip(self.step_names, values, strict=True))
         names = ("p", "g", *self.slots, *self.step_names)
-        for target, text in self.updates:
+        for target, text in dict(self.updates).items():
             now = {**state, "g": g, **scalars}
             state[target][...] = numpy_function(text, names)(*(now[name] for name in names))
 
@@ -146,9 +148,7 @@ def adam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> O
     )
 
 
-def adamw(
-    beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, weight_decay: float = 0.01
-) -> Optimizer:
+def adamw(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, weight_decay: float = 0.01) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) as PyTorch has it: epsilon beside the corrected root, all parameters decay."""
     return Optimizer(
         "adamw",

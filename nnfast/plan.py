@@ -120,9 +120,7 @@ class Plan:
         Forward and weight gradient take two operations per weight each; the gradient of the inputs two more,
         where it is needed.
         """
-        return sum(
-            op.weights.size * (4 if op.input_gradient is None else 6) for op in self.dense_operations
-        )
+        return sum(op.weights.size * (4 if op.input_gradient is None else 6) for op in self.dense_operations)
 
 
 def make_plan(network: Network, rows: int) -> Plan:

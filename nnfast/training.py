@@ -156,7 +156,9 @@ def train(
         held_out = source(*validation, *((None,) if len(validation) == 2 else ()))
     elif validation is not None:
         labels = training.targets if isinstance(targets, ClassTargets) else None
-        parts = split_rows(training.n_rows, validation, seed, labels=None if labels is None else labels.reshape(-1), which=1)
+        parts = split_rows(
+            training.n_rows, validation, seed, labels=None if labels is None else labels.reshape(-1), which=1
+        )
         training, held_out = (_take(training, rows) for rows in parts)
 
     if batch_size == "full":
@@ -225,10 +227,7 @@ class _Run:
         epoch = 0
         while epoch < self.epochs and not self.interrupted:
             whole = self._epochs_at_once(self.epochs - epoch)
-            if whole > 1:
-                finished = self._run_epochs(epoch, whole)
-            else:
-                finished = self._run_epoch(epoch)
+            finished = self._run_epochs(epoch, whole) if whole > 1 else self._run_epoch(epoch)
             epoch += finished
             if finished and self._should_stop():
                 break
@@ -286,9 +285,9 @@ class _Run:
         if self.plateau:
             self.plateau.observe(metrics.get("validation_loss", loss))
         self._remember_best(self._watched_value(record))
-        # Every callback hears of the epoch, also after one that asked to stop
-        if any([callback(record) is True for callback in self.callbacks]):
-            self.history.stopped = "callback"
+        for callback in self.callbacks:  # every one hears of the epoch, also after one that asked to stop
+            if callback(record) is True:
+                self.history.stopped = "callback"
         return 1
 
     def _stretch(

@@ -94,7 +94,7 @@ def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding
     size = network.output_size
     flat = values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
     if flat and size > 1:
-        if values.dtype.kind in "iu" and values.size and 0 <= values.min() and values.max() < size:
+        if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < size:
             return ClassTargets(np.arange(size, dtype=np.int64))
         targets = ClassTargets.fit(values)
         if targets.n_outputs != size:

@@ -38,7 +38,7 @@ N = types.int64
 
 '''
 
-_VALUE = '''def kernel(z, bias, a, k, rows, columns):
+_VALUE = """def kernel(z, bias, a, k, rows, columns):
 {constants}
     for row in range(rows):
         for j in range(columns):
@@ -46,17 +46,17 @@ _VALUE = '''def kernel(z, bias, a, k, rows, columns):
             x = z[i] + bias[j]
 {statements}
 {stores}
-'''
+"""
 
-_DERIVATIVE = '''def kernel(z, a, delta, k, rows, columns):
+_DERIVATIVE = """def kernel(z, a, delta, k, rows, columns):
 {constants}
     for i in range(rows * columns):
         x, out = {reads}
 {statements}
         delta[i] *= {result}
-'''
+"""
 
-_LOSS = '''def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
+_LOSS = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
 {constants}
     total = 0.0
     for row in range(rows):
@@ -75,23 +75,23 @@ _LOSS = '''def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
 {after}
         total += np.float64(weights[row]) * np.float64(row_loss)
     return total
-'''
+"""
 
-_CROSS_ENTROPY = '''def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
+_CROSS_ENTROPY = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
     total = 0.0
     for row in range(rows):
         row_loss = cross_entropy_row(z, bias, a, y, delta, weights[row], scale, row * columns, columns)
         total += np.float64(weights[row]) * np.float64(row_loss)
     return total
-'''
+"""
 
-_UPDATE = '''def kernel(p, g, slots, values, n):
+_UPDATE = """def kernel(p, g, slots, values, n):
 {constants}
     for i in range(n):
 {reads}
 {statements}
 {stores}
-'''
+"""
 
 _SIGNATURES = {
     "value": "types.void(P, P, P, P, N, N)",
@@ -156,7 +156,7 @@ def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Any:
     places = {"p": "p[i]"} | {name: f"slots[{index} * n + i]" for index, name in enumerate(optimizer.slots)}
     state = {name: f"x_{name}" for name in places}
     reads = "\n".join(["x_g = g[i]", *(f"x_{name} = {place}" for name, place in places.items())])
-    for target, text in optimizer.updates:
+    for target, text in dict(optimizer.updates).items():
         state[target] = code.add(text, {**state, "g": "x_g", **scalars})
     stores = "\n".join(f"{place} = {state[name]}" for name, place in places.items())
     return _compile(

@@ -67,10 +67,7 @@ def loss_source(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> str
     code = Code("cuda")
     own = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
     other = {name: f"k{index + len(own)}" for index, name in enumerate(loss.constant_names)}
-    if activation.is_row_operation:
-        output = "out"
-    else:
-        output = code.add(activation.value, own | {"z": "x"})
+    output = "out" if activation.is_row_operation else code.add(activation.value, own | {"z": "x"})
     variables = {"a": output, "y": "target"}
     if pair := canonical_pair(activation, loss):
         result = code.add(pair.value, variables | {"z": "x"})
@@ -92,7 +89,7 @@ def update_source(optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
     scalars = {name: f"s{index}" for index, name in enumerate(optimizer.step_names)}
     code.statements.extend(f"const T x_{name} = {place};" for name, place in (places | {"g": "g[i]"}).items())
     state = {name: f"x_{name}" for name in places}
-    for target, text in optimizer.updates:
+    for target, text in dict(optimizer.updates).items():
         state[target] = code.add(text, {**state, "g": "x_g", **scalars})
     code.statements.extend(f"{place} = {state[name]};" for name, place in places.items())
     _read_constants(code, scalars.values())

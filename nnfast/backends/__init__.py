@@ -49,7 +49,7 @@ def get_backend(name: str | Backend = "auto") -> Backend:
 
 
 def _choose() -> Backend:
-    reasons = []
+    reasons: list[str] = []
     for name in NAMES:
         reason = unavailable(name)
         if reason is None:

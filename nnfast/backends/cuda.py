@@ -134,9 +134,7 @@ class CudaProgram(Program):
                     norm = xp.sqrt(xp.sum(self._gradient * self._gradient))
                     factor = xp.minimum(recipe.dtype.type(recipe.clip_norm) / norm, recipe.dtype.type(1))
                     self._gradient *= factor
-                self._launch(
-                    update, size, self._parameters, self._gradient, self._slots, values[k], np.int64(size)
-                )
+                self._launch(update, size, self._parameters, self._gradient, self._slots, values[k], np.int64(size))
             host_losses: NDArray[np.float64] = losses.get()
         return host_losses
 
@@ -170,9 +168,7 @@ class CudaProgram(Program):
     def _gather(self, source: Any, batch: Any, columns: int, scale: float, out: Any, name: str = "gather") -> None:
         kernel = self._kernel("gather", source.dtype, name=name)
         n = len(batch) * columns
-        self._launch(
-            kernel, n, source, batch, np.int64(n), np.int32(columns), self.recipe.dtype.type(scale), out
-        )
+        self._launch(kernel, n, source, batch, np.int64(n), np.int32(columns), self.recipe.dtype.type(scale), out)
 
     def _view(self, span: Span, n: int) -> Any:
         return span.view(self._workspace, n)

@@ -49,9 +49,7 @@ def _load_digits() -> Dataset:
 def _load_fashion_mini() -> Dataset:
     arrays = _read_embedded("fashion_mini.npz")
     assert arrays.y_train is not None
-    return Dataset(
-        "fashion-mini", arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test, input_scale=1 / 255
-    )
+    return Dataset("fashion-mini", arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test, input_scale=1 / 255)
 
 
 def _load_xor() -> Dataset:
@@ -78,9 +76,7 @@ def load_dataset(source: str, *, target: str | None = None, text_columns: Collec
     """
     kind = _kind_of(source)
     if kind != "csv" and target is not None:
-        raise ValueError(
-            f"a target column ({target!r}) is chosen for CSV files only; {source} brings its own targets"
-        )
+        raise ValueError(f"a target column ({target!r}) is chosen for CSV files only; {source} brings its own targets")
     if kind == "embedded":
         return EMBEDDED[source]()
     name = os.path.basename(source)
@@ -100,17 +96,13 @@ def load_dataset(source: str, *, target: str | None = None, text_columns: Collec
         )
     table = read_csv(source, text_columns=text_columns)
     if target is None:
-        raise ValueError(
-            f"{source} needs a target, the column to learn; its columns are {listed(table.names, 50)}"
-        )
+        raise ValueError(f"{source} needs a target, the column to learn; its columns are {listed(table.names, 50)}")
     if target not in table.names:
         raise ValueError(f"{source} has no column {target!r}; its columns are {listed(table.names, 50)}")
     if len(table.names) == 1:
         raise ValueError(f"{source} has no column besides the target {target!r} to learn from")
     inputs = table.without(target)
-    return Dataset(
-        name, inputs, _whole_numbers_as_int64(table[target]), feature_names=inputs.names, standardize=True
-    )
+    return Dataset(name, inputs, _whole_numbers_as_int64(table[target]), feature_names=inputs.names, standardize=True)
 
 
 def load_inputs(source: str, *, target: str | None = None, text_columns: Collection[str] = ()) -> Inputs:
@@ -144,8 +136,7 @@ def _kind_of(source: str) -> str:
         )
     if not os.path.exists(source):
         raise FileNotFoundError(
-            f"there is no file {source!r}; expected a .csv or .npz file, "
-            f"or one of the embedded sets {listed(EMBEDDED)}"
+            f"there is no file {source!r}; expected a .csv or .npz file, or one of the embedded sets {listed(EMBEDDED)}"
         )
     return kind
 

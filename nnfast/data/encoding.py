@@ -59,9 +59,7 @@ class InputEncoding:
             if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind != "U":
                 raise TypeError(f"the categories of {name!r} must be a 1-D array of str")
             if not 1 <= len(values) <= MAX_CATEGORIES or not (values[:-1] < values[1:]).all():
-                raise ValueError(
-                    f"the categories of {name!r} must be 1 to {MAX_CATEGORIES} distinct, sorted values"
-                )
+                raise ValueError(f"the categories of {name!r} must be 1 to {MAX_CATEGORIES} distinct, sorted values")
         n_numbers = self.n_columns - len(self.categories)
         if self.n_columns == 0 or len(self.mean) != n_numbers:
             raise ValueError(
@@ -143,9 +141,7 @@ class InputEncoding:
             check_finite(matrix, "the input", self.names)
             return (matrix - self.mean) / self.scale
         if self.names is None:
-            raise TypeError(
-                f"the encoding was fitted on a matrix without names: pass one of {len(self.mean)} columns"
-            )
+            raise TypeError(f"the encoding was fitted on a matrix without names: pass one of {len(self.mean)} columns")
         self._check_columns(inputs.names)
         encoded = np.zeros((inputs.n_rows, self.n_features))
         feature = number = 0
@@ -211,8 +207,7 @@ class InputEncoding:
         if values.dtype.kind == "U":
             row = next((row for row, cell in enumerate(values) if not _is_number(cell)), 0)
             raise TypeError(
-                f"column {name!r} holds {str(values[row])!r} in row {row} (counted from 0), "
-                "but was numbers when fitted"
+                f"column {name!r} holds {str(values[row])!r} in row {row} (counted from 0), but was numbers when fitted"
             )
         check_finite(values, f"column {name!r}")
         return values

@@ -47,9 +47,7 @@ def check_mean_and_scale(mean: object, scale: object) -> None:
     """Raise TypeError or ValueError unless these are finite float64 vectors of one length, scale positive."""
     for name, values in (("mean", mean), ("scale", scale)):
         if not isinstance(values, np.ndarray) or values.dtype != np.float64 or values.ndim != 1:
-            found = (
-                f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
-            )
+            found = f"{values.dtype} {values.shape}" if isinstance(values, np.ndarray) else type(values).__name__
             raise TypeError(f"{name} must be a 1-D float64 array, got {found}")
         if not np.isfinite(values).all():
             raise ValueError(f"{name} must be finite, got {values[~np.isfinite(values)][0]}")

@@ -33,8 +33,8 @@ def read_csv(path: PathLike, *, text_columns: Collection[str] = (), ignore: Coll
     surrounding blanks).
 
     text_columns: columns to read as categories even where they look like numbers; a file to predict for may
-    hold only the "1" and "2" of a column that was "1", "2" and "A" in training. ignore: columns to leave out,
-    unread. Names in either that the file lacks are passed over.
+    hold only the "1" and "2" of a column that was "1", "2" and "A" in training.
+    ignore: columns to leave out, unread. Names in either that the file lacks are passed over.
 
     Raises ValueError, naming line and column, for a missing value (an empty cell, or NA, N/A, #N/A, <NA>,
     NaN, null, ? in any case), an infinity, numbers written with commas, a category longer than 200
@@ -62,9 +62,7 @@ def _parse_csv(path: PathLike) -> tuple[list[str], list[list[str]], list[int]]:
         try:
             first = file.readline()
             if not first.strip():
-                raise ValueError(
-                    f"{path} is empty or begins with a blank line; its first line must name the columns"
-                )
+                raise ValueError(f"{path} is empty or begins with a blank line; its first line must name the columns")
             delimiter = max(DELIMITERS, key=lambda mark: len(next(csv.reader([first], delimiter=mark))))
             # strict: or a quote that is never closed would swallow the rest of the file as one cell.
             reader = csv.reader(chain([first], file), delimiter=delimiter, skipinitialspace=True, strict=True)
@@ -182,9 +180,7 @@ class NpzArrays:
     names: tuple[str, ...] | None
 
 
-_NPZ_KEYS = (
-    "X and y, or X_train and y_train with, optionally, X_test and y_test (in any case); optionally names"
-)
+_NPZ_KEYS = "X and y, or X_train and y_train with, optionally, X_test and y_test (in any case); optionally names"
 _NPZ_LAYOUTS = (("x", "y"), ("x_train", "y_train"), ("x_train", "y_train", "x_test", "y_test"))
 
 
@@ -280,9 +276,7 @@ def _npz_targets(path: PathLike, key: str, y: NDArray[Any] | None, n_rows: int) 
     if y.ndim not in (1, 2) or y.size == 0 or (y.dtype.kind == "U" and y.size != len(y)):
         raise ValueError(f"{what} has shape {y.shape}; expected (n_samples,) or, for numbers, (n_samples, k)")
     if len(y) != n_rows:
-        raise ValueError(
-            f"{what} has {len(y)} rows, but its inputs have {n_rows}; both need one row per sample"
-        )
+        raise ValueError(f"{what} has {len(y)} rows, but its inputs have {n_rows}; both need one row per sample")
     check_finite(y, what)
     return y
 

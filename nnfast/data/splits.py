@@ -20,11 +20,10 @@ def split_rows(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw the rows to hold out: `(kept, held_out)`, disjoint ascending int64 indices that cover all rows.
 
-    fraction: the share held out, rounded to whole rows, at least one and at most all but one. labels: shape
-    (n_rows,). If given, each class is held out in proportion (largest remainder; of equal remainders the
-    smaller label's comes first), and every class keeps at least one row, even where fewer rows are then held
-    out. which: 0 for the test split, 1 for the validation split; they draw different numbers from the same
-    seed.
+    fraction: the share held out, rounded to whole rows, at least one and at most all but one.
+    labels: shape (n_rows,). If given, each class is held out in proportion (largest remainder; of equal remainders,
+    the smaller label's comes first), and every class keeps at least one row, even where fewer rows are then held out.
+    which: 0 for the test split, 1 for the validation split; they draw different numbers from the same seed.
 
     Raises TypeError or ValueError for a fraction outside (0, 1), fewer than two rows, labels of another
     length, a seed outside [0, 2**64), and labels of which no class has two rows.
@@ -39,9 +38,7 @@ def split_rows(
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction to hold out must lie between 0 and 1, both excluded, got {fraction}")
     if which < 0:
-        raise ValueError(
-            f"which must be 0 (test), 1 (validation) or another non-negative number, got {which}"
-        )
+        raise ValueError(f"which must be 0 (test), 1 (validation) or another non-negative number, got {which}")
 
     n_held = min(max(round(n_rows * float(fraction)), 1), int(n_rows) - 1)
     rng = generator(seed, Purpose.SPLIT, which)
@@ -54,9 +51,7 @@ def split_rows(
         _, codes, counts = np.unique(labels, return_inverse=True, return_counts=True)
         shares = _held_per_class(counts, n_held)
         by_class = np.split(np.argsort(codes, kind="stable"), np.cumsum(counts)[:-1])
-        drawn = np.concatenate(
-            [rng.permutation(rows)[:share] for rows, share in zip(by_class, shares, strict=True)]
-        )
+        drawn = np.concatenate([rng.permutation(rows)[:share] for rows, share in zip(by_class, shares, strict=True)])
     is_held = np.zeros(n_rows, dtype=bool)
     is_held[drawn] = True
     return np.flatnonzero(~is_held).astype(np.int64), np.flatnonzero(is_held).astype(np.int64)

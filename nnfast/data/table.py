@@ -29,14 +29,10 @@ class Table:
         if not self.names:
             raise ValueError("a table needs at least one column, got none")
         if len(self.names) != len(self.columns):
-            raise ValueError(
-                f"a table needs a name per column, got {len(self.names)} and {len(self.columns)}"
-            )
+            raise ValueError(f"a table needs a name per column, got {len(self.names)} and {len(self.columns)}")
         check_names(self.names)
         for name, column in zip(self.names, self.columns, strict=True):
-            if not isinstance(column, np.ndarray) or not (
-                column.dtype == np.float64 or column.dtype.kind == "U"
-            ):
+            if not isinstance(column, np.ndarray) or not (column.dtype == np.float64 or column.dtype.kind == "U"):
                 kind = column.dtype if isinstance(column, np.ndarray) else type(column).__name__
                 raise TypeError(f"column {name!r} must be a float64 or str array, got {kind}")
             if column.ndim != 1 or len(column) != len(self.columns[0]):

@@ -166,9 +166,7 @@ class NumberTargets:
         if self.is_flat and values.ndim == 1:
             values = values[:, np.newaxis]
         if values.ndim != 2 or values.shape[1] != len(self.mean):
-            raise ValueError(
-                f"the outputs have shape {np.shape(outputs)}; expected (n_samples, {len(self.mean)})"
-            )
+            raise ValueError(f"the outputs have shape {np.shape(outputs)}; expected (n_samples, {len(self.mean)})")
         decoded = values * self.scale + self.mean
         return decoded[:, 0] if self.is_flat else decoded
 
@@ -248,9 +246,7 @@ def _labels(y: ArrayLike) -> NDArray[Any]:
             if all(isinstance(value, kind) for value in values):
                 return np.array(values, dtype=kind)
         odd = next(value for value in values if not isinstance(value, str))
-        raise TypeError(
-            f"labels must all be strings, all bools or all numbers in a number array; found {odd!r}"
-        )
+        raise TypeError(f"labels must all be strings, all bools or all numbers in a number array; found {odd!r}")
     if labels.dtype.kind in "iu":
         if labels.size and labels.dtype == np.uint64 and labels.max() > np.iinfo(np.int64).max:
             raise ValueError(f"whole-number labels must fit into int64, got {labels.max()}")

@@ -1,0 +1,248 @@
+"""The promise of the project: every backend computes what the NumPy backend computes, and that is the gradient."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from nnfast.activations import ACTIVATIONS, Activation
+from nnfast.backends import Backend, Program, Recipe, Source, get_backend
+from nnfast.intervals import lies_within, parse_interval
+from nnfast.losses import LOSSES, Loss
+from nnfast.network import Dense, Dropout, Flatten, Network
+from nnfast.optimizers import OPTIMIZERS, Optimizer, adam, sgd
+from nnfast.plan import make_plan
+from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, TEN_STEPS, difference
+
+PAIRS = [
+    (activation, loss)
+    for loss in LOSSES
+    for activation in ACTIVATIONS
+    if lies_within(ACTIVATIONS[activation].range, LOSSES[loss].domain)
+]
+HIDDEN = [name for name in ACTIVATIONS if not ACTIVATIONS[name].output_only]
+
+
+def make_source(network: Network, loss: Loss, rows: int, dtype: str = "float64", seed: int = 0) -> Source:
+    """Random rows with targets that the loss accepts, and sample weights, some of them zero."""
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(rows, network.input_size))
+    if loss.targets == "simplex":
+        targets = random.random((rows, network.output_size)) + 0.01
+        targets /= targets.sum(axis=1, keepdims=True)
+    else:
+        low, high, *_ = parse_interval(loss.targets)
+        targets = random.normal(size=(rows, network.output_size))
+        targets = np.clip(abs(targets), low, high) if np.isfinite(low) else targets
+    weights = random.random(rows) * (random.random(rows) > 0.2)
+    weights[0] = 1.0
+    return Source(*(array.astype(dtype) for array in (inputs, targets, weights)))
+
+
+def make_program(backend: Backend, network: Network, recipe: Recipe, rows: int, seed: int = 3) -> Program:
+    plan = make_plan(network, rows)
+    program = backend.compile(plan, recipe)
+    program.parameters = plan.initial_parameters(seed) + 0.01  # biases that are not zero
+    return program
+
+
+def recipe(loss: str | Loss, optimizer: Optimizer | None = None, dtype: str = "float64", **options: object) -> Recipe:
+    chosen = LOSSES[loss] if isinstance(loss, str) else loss
+    return Recipe(chosen, optimizer or sgd(), np.dtype(dtype), **options)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
+def test_the_gradient_of_every_pair_is_that_of_finite_differences(activation: str, loss: str) -> None:
+    network = Network(5, [Dense(4, "tanh"), Dense(3, activation)])
+    program = make_program(get_backend("numpy"), network, recipe(loss, alpha=0.1, l1=0.05), rows=7)
+    source = make_source(network, LOSSES[loss], 7)
+    _, gradient = program.loss_and_gradient(source)
+    start = program.parameters
+    slopes = np.empty_like(start)
+    for index in range(len(start)):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = start.copy()
+            moved[index] += step
+            program.parameters = moved
+            values.append(program.loss_and_gradient(source)[0])
+        slopes[index] = (values[0] - values[1]) / 2e-6
+    assert difference(gradient, slopes) < FINITE_DIFFERENCES
+
+
+@pytest.mark.parametrize(("activation", "loss"), PAIRS)
+def test_every_pair_gives_the_same_loss_and_gradient(faster_backend: Backend, activation: str, loss: str) -> None:
+    network = Network(5, [Dense(6, "tanh"), Dense(3, activation)])
+    assert_one_step_agrees(faster_backend, network, recipe(loss, alpha=0.1, l1=0.05), rows=7)
+
+
+@pytest.mark.parametrize("activation", HIDDEN)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_hidden_activation_gives_the_same_gradient(faster_backend: Backend, activation: str, dtype: str) -> None:
+    network = Network(3, [Dense(5, activation), Dense(4, activation, bias=False), Dense(2)])
+    assert_one_step_agrees(faster_backend, network, recipe("squared_error", dtype=dtype), rows=9)
+
+
+SHAPES = {
+    "one row": (Network(4, [Dense(3, "relu"), Dense(2)]), 1),
+    "one unit everywhere": (Network(1, [Dense(1, "sigmoid"), Dense(1)]), 5),
+    "no hidden layer": (Network(7, [Dense(3, "sigmoid")]), 6),
+    "ten layers": (Network(6, [*(Dense(5, "tanh") for _ in range(9)), Dense(3)]), 8),
+    "odd sizes": (Network(13, [Dense(17, "relu"), Dense(7, "elu"), Dense(5, "softmax")]), 11),
+    "wider than the input": (Network(2, [Dense(67, "silu"), Dense(1)]), 33),
+    "an image": (Network((5, 3), [Flatten(), Dense(4, "gelu"), Dense(2)]), 4),
+}
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_every_shape_gives_the_same_gradient(faster_backend: Backend, shape: str, dtype: str) -> None:
+    network, rows = SHAPES[shape]
+    assert_one_step_agrees(faster_backend, network, recipe("squared_error", dtype=dtype), rows)
+
+
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "momentum", "nesterov"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_ten_steps_of_every_optimizer_give_the_same_parameters(
+    faster_backend: Backend, optimizer: str, dtype: str
+) -> None:
+    chosen = {"momentum": sgd(0.9), "nesterov": sgd(0.9, nesterov=True)}.get(optimizer) or OPTIMIZERS[optimizer]()
+    network = Network(5, [Dense(8, "tanh"), Dense(3, "softmax")])
+    settings = recipe("cross_entropy", chosen, dtype, alpha=0.01, l1=0.001, clip_norm=0.5)
+    results = []
+    for backend in (get_backend("numpy"), faster_backend):
+        program = make_program(backend, network, settings, rows=8)
+        program.bind(make_source(network, settings.loss, 23, dtype))
+        order = np.random.default_rng(1).permutation(80) % 23
+        # batches of eight, and a ragged last one
+        losses = program.run(order[:77], np.append(np.arange(0, 77, 8), 77), np.full(10, 0.01), first_step=0)
+        results.append((losses, program.parameters, program.slots))
+    for ours, reference in zip(*reversed(results), strict=True):
+        assert difference(ours, reference) < TEN_STEPS[dtype]
+
+
+def test_dropout_masks_are_the_same_bit_for_bit(faster_backend: Backend) -> None:
+    # With weights of one and a single row of ones, the gradient of the output layer is the mask itself.
+    network = Network(10, [Dropout(0.4), Dense(1, bias=False)])
+    gradients = []
+    for backend in (get_backend("numpy"), faster_backend):
+        program = backend.compile(make_plan(network, 1), recipe("squared_error", sgd(), seed=2**63 + 5))
+        program.bind(Source(np.ones((1, 10)), -np.ones((1, 1))))
+        program.run(np.zeros(1, np.int64), np.array([0, 1]), np.ones(1), first_step=2**33 + 7)
+        gradients.append(program.parameters)
+    assert 0 < np.count_nonzero(gradients[0]) < 10
+    np.testing.assert_array_equal(*gradients)
+
+
+def test_dropout_trains_to_the_same_parameters(faster_backend: Backend) -> None:
+    network = Network(6, [Dense(9, "relu"), Dropout(0.5), Dense(7, "tanh"), Dropout(0.1), Dense(2)])
+    results = [ten_steps(backend, network, recipe("huber", adam(), seed=11)) for backend in both(faster_backend)]
+    assert difference(*reversed(results)) < TEN_STEPS["float64"]
+
+
+def test_a_batch_whose_weights_are_all_zero_changes_nothing(backend: Backend) -> None:
+    network = Network(3, [Dense(4, "relu"), Dense(1)])
+    program = make_program(backend, network, recipe("squared_error", adam(), alpha=0.5), rows=2)
+    random = np.random.default_rng(0)
+    program.bind(Source(random.normal(size=(4, 3)), random.normal(size=(4, 1)), np.array([0.0, 0.0, 1.0, 2.0])))
+    before = program.parameters, program.slots
+    losses = program.run(np.array([0, 1]), np.array([0, 2]), np.ones(1), first_step=0)
+    assert losses[0] == 0
+    np.testing.assert_array_equal(program.parameters, before[0])
+    np.testing.assert_array_equal(program.slots, before[1])
+
+
+def test_bytes_are_scaled_as_they_are_gathered(backend: Backend) -> None:
+    network = Network(4, [Dense(3, "softmax")])
+    labels = np.array([0, 2, 1, 1], dtype=np.int64)
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 4)).astype(np.uint8)
+    program = make_program(backend, network, recipe("cross_entropy"), rows=4)
+    from_bytes = program.loss_and_gradient(Source(pixels, labels, scale=1 / 255))
+    from_floats = program.loss_and_gradient(Source(pixels / 255, np.eye(3)[labels]))
+    assert from_bytes[0] == pytest.approx(from_floats[0], rel=ONE_STEP["float64"])
+    assert difference(from_bytes[1], from_floats[1]) < ONE_STEP["float64"]
+
+
+def test_evaluation_is_the_weighted_mean_over_all_rows_without_penalty_or_dropout(backend: Backend) -> None:
+    network = Network(4, [Dense(5, "relu"), Dropout(0.5), Dense(3, "softmax")])
+    source = make_source(network, LOSSES["cross_entropy"], 10)
+    in_parts = make_program(backend, network, recipe("cross_entropy", alpha=3.0), rows=4)
+    at_once = make_program(backend, network, recipe("cross_entropy"), rows=10)
+    loss, outputs = in_parts.evaluate(source)
+    assert loss == pytest.approx(at_once.loss_and_gradient(source)[0], rel=1e-12)
+    assert difference(outputs, in_parts.predict(source)) == 0
+    np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-12)
+
+
+def test_a_summed_loss_is_not_divided(backend: Backend) -> None:
+    network = Network(3, [Dense(2)])
+    source = make_source(network, LOSSES["sum_squared_error"], 6)
+    program = make_program(backend, network, recipe("sum_squared_error", alpha=0.5), rows=6)
+    loss, _ = program.loss_and_gradient(source)
+    assert source.targets is not None
+    assert source.sample_weight is not None
+    errors = ((program.predict(source) - source.targets) ** 2).sum(axis=1)
+    weights = program.plan.weight_spans[0].view(program.parameters)
+    assert loss == pytest.approx(source.sample_weight @ errors + 0.25 * (weights**2).sum(), rel=1e-12)
+
+
+def test_formulas_of_ones_own_work_everywhere(faster_backend: Backend) -> None:
+    swoosh = Activation(
+        "swoosh",
+        value="log(1 + exp(min(z, 30) - shift)) - slope * z",
+        derivative="where(z < 30, 1 / (1 + exp(shift - min(z, 30))), 0) - slope",
+        constants={"shift": 1.0, "slope": 0.08},
+    )
+    quartic = Loss("quartic", value="power * (a - y)**4", derivative="4 * power * (a - y)**3", constants={"power": 0.1})
+    lion = Optimizer(
+        "lion",
+        updates={
+            "p": "p - learning_rate * where(beta * m + (1 - beta) * g > 0, 1, -1)",
+            "m": "decay * m + (1 - decay) * g",
+        },
+        constants={"beta": 0.9, "decay": 0.99},
+    )
+    network = Network(4, [Dense(6, swoosh), Dense(2, swoosh)])
+    results = [ten_steps(backend, network, recipe(quartic, lion)) for backend in both(faster_backend)]
+    assert difference(*reversed(results)) < TEN_STEPS["float64"]
+
+
+@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
+    rows=st.integers(1, 70),
+    seed=st.integers(0, 2**32),
+)
+def test_any_sizes_agree(faster_backend: Backend, sizes: list[int], rows: int, seed: int) -> None:
+    network = Network(sizes[0], [*(Dense(size, "tanh") for size in sizes[1:-1]), Dense(sizes[-1], "sigmoid")])
+    assert_one_step_agrees(faster_backend, network, recipe("binary_cross_entropy", alpha=0.1), rows, seed)
+
+
+def both(faster_backend: Backend) -> tuple[Backend, Backend]:
+    return get_backend("numpy"), faster_backend
+
+
+def ten_steps(backend: Backend, network: Network, settings: Recipe) -> np.ndarray:
+    program = make_program(backend, network, settings, rows=5)
+    program.bind(make_source(network, settings.loss, 13))
+    order = np.arange(50) * 7 % 13
+    program.run(order, np.arange(0, 51, 5), np.full(10, 0.01), first_step=0)
+    return program.parameters
+
+
+def assert_one_step_agrees(
+    faster_backend: Backend, network: Network, settings: Recipe, rows: int, seed: int = 0
+) -> None:
+    source = make_source(network, settings.loss, rows, settings.dtype.name, seed)
+    (loss, gradient), (reference_loss, reference_gradient) = (
+        make_program(backend, network, settings, rows, seed).loss_and_gradient(source)
+        for backend in (faster_backend, get_backend("numpy"))
+    )
+    tolerance = ONE_STEP[settings.dtype.name]
+    assert loss == pytest.approx(reference_loss, rel=tolerance)
+    assert gradient.dtype == settings.dtype
+    for span in make_plan(network, 1).weight_spans:
+        assert difference(span.view(gradient), span.view(reference_gradient)) < tolerance
+    assert difference(gradient, reference_gradient) < tolerance
