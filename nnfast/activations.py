@@ -118,7 +118,8 @@ _W = "exp(-abs(z))"
 _MISH_TOP = f"where(z >= 0, 1 + 2 * {_W}, {_W} * ({_W} + 2))"
 _MISH_GATE = f"({_MISH_TOP} / ({_MISH_TOP} + where(z >= 0, 2 * {_W}**2, 2)))"
 
-_SELU = {"scale": 1.0507009873554804934193349852946, "alpha": 1.6732632423543772848170429916717}
+# lambda and lambda * alpha, which make mean 0 and variance 1 a fixed point (Klambauer et al. 2017)
+_SELU = {"scale": 1.0507009873554804934193349852946, "floor": 1.7580993408473768599402175208123}
 
 _ROWS = (
     Activation("identity", value="z", derivative="1"),
@@ -139,11 +140,10 @@ _ROWS = (
         constants={"alpha": 1.0},
         range="(-1, inf)",
     ),
-    # Klambauer et al. 2017
     Activation(
         "selu",
-        value="scale * where(z > 0, z, alpha * expm1(min(z, 0)))",
-        derivative="where(a > 0, scale, a + scale * alpha)",
+        value="where(z > 0, scale * z, floor * expm1(min(z, 0)))",
+        derivative="where(a > 0, scale, a + floor)",
         constants=_SELU,
         range="(-1.7581, inf)",
     ),

@@ -165,7 +165,7 @@ class Network:
     def summary(self) -> str:
         """A table of the layers: number, kind, activation, output shape, parameters."""
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
-        for index, (layer, before, after) in enumerate(zip(self.layers, self.shapes, self.shapes[1:], strict=True)):
+        for index, (layer, before, after) in enumerate(zip(self.layers, self.shapes[:-1], self.shapes[1:], strict=True)):
             name = f"{layer.kind}({layer.rate:g})" if isinstance(layer, Dropout) else layer.kind
             activation = layer.function.name if isinstance(layer, Dense) else ""
             rows.append((str(index), name, activation, str(after), f"{layer.parameter_count(before):,}"))
@@ -229,7 +229,7 @@ def _layer_to_data(layer: Layer) -> dict[str, Any]:
 
 
 def _layer_from_data(index: int, data: dict[str, Any]) -> Layer:
-    kind = data.get("kind")
+    kind = data.get("kind") if isinstance(data, dict) else data
     if kind not in LAYERS:
         raise ValueError(f"layer {index}: unknown kind {kind!r}; known: {', '.join(LAYERS)}")
     options = {name: value for name, value in data.items() if name != "kind"}

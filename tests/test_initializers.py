@@ -1,0 +1,45 @@
+"""The table of initializers: the distributions their papers state."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnfast.initializers import INITIALIZERS
+
+FAN_IN, FAN_OUT = 400, 600
+DEVIATIONS = {
+    "zeros": 0.0,
+    "uniform": 0.05 / 3**0.5,
+    "uniform_0_1": 1 / 12**0.5,
+    "normal": 0.05,
+    "glorot_uniform": (2 / (FAN_IN + FAN_OUT)) ** 0.5,
+    "glorot_normal": (2 / (FAN_IN + FAN_OUT)) ** 0.5,
+    "he_uniform": (2 / FAN_IN) ** 0.5,
+    "he_normal": (2 / FAN_IN) ** 0.5,
+    "lecun_uniform": (1 / FAN_IN) ** 0.5,
+    "lecun_normal": (1 / FAN_IN) ** 0.5,
+    "orthogonal": (1 / FAN_OUT) ** 0.5,
+}
+
+
+@pytest.mark.parametrize("name", INITIALIZERS)
+def test_weights_have_the_stated_spread(name: str) -> None:
+    weights = INITIALIZERS[name](np.random.default_rng(0), FAN_IN, FAN_OUT)
+    assert weights.shape == (FAN_IN, FAN_OUT)
+    assert weights.std() == pytest.approx(DEVIATIONS[name], rel=0.01)
+    middle = 0.5 if name == "uniform_0_1" else 0.0
+    assert weights.mean() == pytest.approx(middle, abs=4 * DEVIATIONS[name] / 490)
+
+
+@pytest.mark.parametrize(("fan_in", "fan_out"), [(5, 9), (9, 5), (4, 4), (1, 3)])
+def test_orthogonal_weights_are_orthonormal_along_the_shorter_side(fan_in: int, fan_out: int) -> None:
+    weights = INITIALIZERS["orthogonal"](np.random.default_rng(0), fan_in, fan_out)
+    product = weights @ weights.T if fan_in <= fan_out else weights.T @ weights
+    np.testing.assert_allclose(product, np.eye(min(fan_in, fan_out)), atol=1e-12)
+
+
+def test_the_tutorial_s_weights_lie_between_zero_and_one() -> None:
+    weights = INITIALIZERS["uniform_0_1"](np.random.default_rng(0), 50, 50)
+    assert weights.min() >= 0
+    assert weights.max() < 1
