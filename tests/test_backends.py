@@ -1,0 +1,90 @@
+"""Choosing a backend: names, reasons, and no silent substitutes."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+
+import pytest
+
+from nnfast import backends
+from nnfast.backends import BackendUnavailableError, get_backend
+from nnfast.backends import cuda as cuda_module
+
+
+def test_a_name_gives_that_backend() -> None:
+    assert get_backend("numpy").name == "numpy"
+    assert get_backend("numba").name == "numba"
+    assert "NumPy" in get_backend("numpy").description
+
+
+@pytest.mark.parametrize("name", ["tpu", "cuda:x", "cuda:", "numpy:1", "", "cuda:-1"])
+def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
+    with pytest.raises(ValueError, match=r"unknown backend '.*'; known: auto, cuda, numba, numpy, cuda:N"):
+        get_backend(name)
+
+
+def test_an_explicit_backend_never_becomes_another(monkeypatch: pytest.MonkeyPatch) -> None:
+    find_spec = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find_spec(name))
+    with pytest.raises(
+        BackendUnavailableError,
+        match=r"backend 'cuda' is not available: CuPy is not installed; install nnfast\[cuda12\] or nnfast\[cuda13\]\. "
+        r"Available: numba, numpy",
+    ):
+        get_backend("cuda")
+
+
+def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
+    reasons = {"cuda": "no GPU today", "numba": None, "numpy": None}
+    monkeypatch.setattr(backends, "unavailable", reasons.__getitem__)
+    assert get_backend("auto").choice == "auto chose numba (no cuda: no GPU today)"
+    monkeypatch.setitem(reasons, "numba", "no LLVM")
+    assert get_backend("auto").choice == "auto chose numpy (no cuda: no GPU today; no numba: no LLVM)"
+    assert get_backend("numpy").choice is None
+
+
+def test_a_driver_that_is_missing_is_said_without_importing_cupy() -> None:
+    """Where there is no NVIDIA driver, asking for a backend must not cost the import of CuPy."""
+    code = (
+        "import sys; from nnfast.backends import unavailable; reason = unavailable('cuda'); "
+        "sys.exit(0 if reason is None or 'cupy' not in sys.modules else 1)"
+    )
+    if cuda_module.unavailable_reason() is None:
+        pytest.skip("this machine has a CUDA device")
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_a_device_that_is_not_there_is_refused_by_number() -> None:
+    if reason := cuda_module.unavailable_reason():
+        with pytest.raises(BackendUnavailableError, match=r"backend 'cuda:7' is not available"):
+            get_backend("cuda:7")
+        assert reason
+    else:
+        with pytest.raises(BackendUnavailableError, match=r"backend 'cuda:99' is not available: there are \d+ devices"):
+            get_backend("cuda:99")
+
+
+def test_the_names_the_cuda_backend_uses_exist_in_cupy() -> None:
+    """Level 5: real CuPy, imported without a device."""
+    cupy = pytest.importorskip("cupy", exc_type=ImportError)
+    for name in (
+        "RawModule",
+        "asarray",
+        "zeros",
+        "arange",
+        "matmul",
+        "multiply",
+        "sum",
+        "sqrt",
+        "minimum",
+        "sign",
+        "abs",
+    ):
+        assert callable(getattr(cupy, name)), name
+    assert callable(cupy.cuda.Device)
+    assert callable(cupy.cuda.runtime.getDeviceCount)
+    assert callable(cupy.cuda.runtime.getDeviceProperties)
+    module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("--std=c++17",))
+    assert callable(module.get_function)

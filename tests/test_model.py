@@ -1,0 +1,151 @@
+"""A trained model: saved, loaded, and what a damaged or hostile file does."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from nnfast.activations import Activation
+from nnfast.data.encoding import InputEncoding
+from nnfast.data.table import Table
+from nnfast.losses import Loss
+from nnfast.model import Model
+from nnfast.network import Dense, Network
+from nnfast.training import train
+
+
+@pytest.fixture
+def table() -> Table:
+    random = np.random.default_rng(0)
+    colours = np.array(["red", "green", "blue"])[random.integers(0, 3, 40)]
+    return Table(("size", "colour"), (random.normal(5, 2, 40), colours))
+
+
+@pytest.fixture
+def model(table: Table) -> Model:
+    labels = np.where((table["size"] > 5) ^ (table["colour"] == "red"), "buy", "sell")
+    inputs = InputEncoding.fit(table)
+    network = Network(inputs.n_features, [Dense(6, "tanh"), Dense(2, "softmax")])
+    return train(network, table, labels, inputs=inputs, epochs=3, backend="numpy", validation=0.2)
+
+
+def test_a_model_survives_its_file(model: Model, table: Table, tmp_path: Path) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    again = Model.load(path, backend="numpy")
+    assert again.network == model.network
+    assert again.loss == model.loss
+    assert again.parameters.dtype == model.parameters.dtype
+    np.testing.assert_array_equal(again.parameters, model.parameters)
+    np.testing.assert_array_equal(again.predict(table), model.predict(table))
+    np.testing.assert_array_equal(again.predict_proba(table), model.predict_proba(table))
+    assert again.history == model.history
+    assert set(again.predict(table)) <= {"buy", "sell"}
+
+
+def test_formulas_of_ones_own_survive_the_file(tmp_path: Path) -> None:
+    activation = Activation("mine", value="k * z", derivative="k", constants={"k": 0.5})
+    loss = Loss("fourth", value="(a - y)**4", derivative="4 * (a - y)**3")
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    model = train(Network(2, [Dense(3, activation), Dense(1)]), X, X[:, 0], loss=loss, epochs=2, backend="numpy")
+    model.save(tmp_path / "m")
+    again = Model.load(tmp_path / "m", backend="numpy")
+    assert (again.network, again.loss) == (model.network, loss)
+    np.testing.assert_array_equal(again.predict(X), model.predict(X))
+
+
+def test_others_can_read_the_weights_by_name(model: Model, tmp_path: Path) -> None:
+    model.save(tmp_path / "m.safetensors")
+    arrays = load_file(tmp_path / "m.safetensors")
+    assert arrays["layers.0.weights"].shape == (4, 6)
+    assert arrays["layers.1.bias"].shape == (2,)
+
+
+def test_a_failed_save_leaves_the_old_file(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    before = path.read_bytes()
+
+    def fail(*arguments: object) -> None:
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr("os.replace", fail)
+    with pytest.raises(OSError, match="No space left"):
+        model.save(path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def rewrite(path: Path, **changes: Any) -> None:
+    """Save the model file again with changed metadata; a value of None drops the entry."""
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    metadata |= changes
+    save_file(load_file(path), path, {key: value for key, value in metadata.items() if value is not None})
+
+
+DAMAGED: dict[str, dict[str, Any]] = {
+    "no network": {"network": None},
+    "another network": {"network": Network(4, [Dense(2, "softmax")]).to_json()},
+    "a wider network": {"network": Network(4, [Dense(7, "tanh"), Dense(2, "softmax")]).to_json()},
+    "an unknown loss": {"loss": '"mse"'},
+    "a loss that does not fit": {"loss": '"binary_cross_entropy"', "network": Network(4, [Dense(6, "tanh"), Dense(2)]).to_json()},
+    "a formula that is code": {"loss": json.dumps({"name": "x", "value": "__import__('os')", "derivative": "1"})},
+    "no JSON": {"description": "{"},
+    "targets of another kind": {"description": json.dumps({"targets": {"kind": "pickle"}, "history": {}, "input_scale": 1})},
+    "deep JSON": {"description": "[" * 100_000},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("what", DAMAGED)
+def test_a_damaged_file_is_one_value_error_that_names_it(model: Model, tmp_path: Path, what: str) -> None:
+    path = tmp_path / "model.safetensors"
+    model.save(path)
+    rewrite(path, **DAMAGED[what])
+    with pytest.raises(ValueError, match=r"model\.safetensors is a damaged model file: "):
+        Model.load(path)
+
+
+def test_other_files_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        Model.load(tmp_path / "nothing")
+    (tmp_path / "text").write_text("hello")
+    with pytest.raises(ValueError, match="text is not a model file"):
+        Model.load(tmp_path / "text")
+    save_file({"a": np.zeros(3)}, tmp_path / "other")
+    with pytest.raises(ValueError, match="other is not a model file of this version"):
+        Model.load(tmp_path / "other")
+
+
+def test_predictions_have_the_shape_and_units_of_the_targets() -> None:
+    X = np.random.default_rng(0).normal(size=(30, 2))
+    flat = train(Network(2, [Dense(1)]), X, X[:, 0], epochs=1, backend="numpy")
+    column = train(Network(2, [Dense(1)]), X, X[:, :1], epochs=1, backend="numpy")
+    several = train(Network(2, [Dense(3)]), X, np.ones((30, 3)), epochs=1, backend="numpy")
+    assert [model.predict(X).shape for model in (flat, column, several)] == [(30,), (30, 1), (30, 3)]
+
+
+def test_evaluation_agrees_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    random = np.random.default_rng(0)
+    X, weights = random.normal(size=(50, 2)), random.random(50)
+    y = X @ [[1.0, 2.0], [0.5, -1.0]]
+    regressor = train(Network(2, [Dense(2)]), X, y, epochs=3, backend="numpy", dtype="float64")
+    expected = metrics.r2_score(y, regressor.predict(X), sample_weight=weights)
+    assert regressor.evaluate(X, y, weights)["r2"] == pytest.approx(expected, rel=1e-9)
+    labels = (y[:, 0] > 0).astype(int)
+    classifier = train(Network(2, [Dense(2, "softmax")]), X, labels, epochs=3, backend="numpy", dtype="float64")
+    scores = classifier.evaluate(X, labels, weights)
+    assert scores["accuracy"] == pytest.approx(
+        metrics.accuracy_score(labels, classifier.predict(X), sample_weight=weights)
+    )
+    assert scores["loss"] == pytest.approx(
+        metrics.log_loss(labels, classifier.predict_proba(X), sample_weight=weights), rel=1e-9
+    )

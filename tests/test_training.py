@@ -1,0 +1,340 @@
+"""train(): what a user may rely on, whichever backend runs the steps."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nnfast.backends import Backend
+from nnfast.data import load_dataset
+from nnfast.data.splits import split_rows
+from nnfast.history import EpochRecord
+from nnfast.model import Model
+from nnfast.network import Dense, Dropout, Network, multilayer_perceptron
+from nnfast.optimizers import adam, sgd
+from nnfast.schedules import ReduceOnPlateau, StepDecay
+from nnfast.training import DivergenceError, EarlyStopping, train
+from tests.tolerances import ACCURACY_OF_RUNS, difference
+
+REGRESSION = Network(3, [Dense(8, "tanh"), Dense(1)])
+CLASSIFIER = Network(3, [Dense(8, "tanh"), Dense(3, "softmax")])
+
+
+@pytest.fixture
+def rows() -> tuple[NDArray[Any], NDArray[Any]]:
+    random = np.random.default_rng(0)
+    X = random.normal(size=(70, 3))
+    return X, np.sin(X).sum(axis=1)
+
+
+@pytest.fixture
+def classes(rows: tuple[NDArray[Any], NDArray[Any]]) -> tuple[NDArray[Any], NDArray[Any]]:
+    X, y = rows
+    return X, np.digitize(y, [-0.5, 0.5])
+
+
+def quick(network: Network, X: Any, y: Any, **options: Any) -> Model:
+    return train(network, X, y, **{"epochs": 5, "backend": "numpy", "dtype": "float64", **options})
+
+
+def test_digits_train_to_the_same_accuracy_on_every_backend(backend: Backend) -> None:
+    data = load_dataset("digits")
+    kept, held_out = split_rows(len(data.y_train), 0.2, seed=0, labels=data.y_train)
+    model = train(
+        multilayer_perceptron((8, 8), [32], 10, output_activation="softmax"),
+        data.x_train[kept],
+        data.y_train[kept],
+        input_scale=data.input_scale,
+        learning_rate=0.005,
+        epochs=12,
+        backend=backend,
+    )
+    accuracy = model.evaluate(data.x_train[held_out], data.y_train[held_out])["accuracy"]
+    assert accuracy == pytest.approx(0.9694, abs=ACCURACY_OF_RUNS)
+
+
+def test_the_same_seed_gives_the_same_model_and_another_seed_another(rows: tuple[Any, Any], backend: Backend) -> None:
+    network = Network(3, [Dense(8, "relu"), Dropout(0.2), Dense(1)])
+    first, again, other = (quick(network, *rows, backend=backend, seed=seed) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first.parameters, again.parameters)
+    assert difference(first.parameters, other.parameters) > 0.1
+
+
+def test_callbacks_and_validation_do_not_change_the_model(rows: tuple[Any, Any]) -> None:
+    """Watched runs go epoch by epoch, others in long stretches: the same steps either way."""
+    X, y = rows
+    watched = quick(REGRESSION, X, y, callbacks=[lambda record: None], validation=(X[:5], y[:5]))
+    alone = quick(REGRESSION, X, y)
+    np.testing.assert_array_equal(watched.parameters, alone.parameters)
+    assert watched.history.loss == alone.history.loss
+
+
+def test_long_epochs_are_run_in_parts_to_the_same_model(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = quick(REGRESSION, *rows, batch_size=3)
+    monkeypatch.setattr("nnfast.training.STRETCH_SECONDS", 0.0)
+    in_parts = quick(REGRESSION, *rows, batch_size=3)
+    np.testing.assert_array_equal(in_parts.parameters, whole.parameters)
+    assert in_parts.history.loss == whole.history.loss
+
+
+def test_the_last_smaller_batch_is_trained_too(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    ragged = quick(REGRESSION, X, y, batch_size=69, epochs=1, shuffle=False, optimizer="sgd")
+    # the first step takes 69 rows, the second the last one alone
+    first = quick(REGRESSION, X[:69], y[:69], batch_size=69, epochs=1, shuffle=False, optimizer="sgd")
+    second = quick(
+        REGRESSION, X[69:], y[69:], epochs=1, optimizer="sgd", initial_parameters=first.parameters, shuffle=False
+    )
+    assert difference(ragged.parameters, second.parameters) < 1e-14
+
+
+def test_the_epoch_s_loss_is_the_mean_over_rows_by_weight(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    weights = np.random.default_rng(1).random(70)
+    still = sgd()
+    model = quick(
+        REGRESSION, X, y, epochs=1, batch_size=32, sample_weight=weights, optimizer=still, learning_rate=1e-300
+    )
+    assert model.history.loss[0] == pytest.approx(model.evaluate(X, y, weights)["loss"], rel=1e-12)
+
+
+def test_a_row_s_weight_counts_like_repeating_it(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    counts = np.random.default_rng(2).integers(0, 3, 70)
+    options = {"batch_size": "full", "shuffle": False, "optimizer": "adam"}
+    weighted = quick(REGRESSION, X, y, sample_weight=counts, **options)
+    repeated = quick(REGRESSION, np.repeat(X, counts, axis=0), np.repeat(y, counts), **options)
+    assert difference(weighted.parameters, repeated.parameters) < 1e-9
+
+
+def test_orders_and_initial_parameters_may_come_from_the_caller(rows: tuple[Any, Any]) -> None:
+    asked = []
+
+    def orders(epoch: int) -> NDArray[np.int64]:
+        asked.append(epoch)
+        return np.arange(70)[::-1]
+
+    start = np.linspace(-1, 1, REGRESSION.parameter_count)
+    model = quick(REGRESSION, *rows, orders=orders, initial_parameters=start)
+    X, y = rows
+    expected = quick(REGRESSION, X[::-1], y[::-1], shuffle=False, initial_parameters=start)
+    assert asked == [0, 1, 2, 3, 4]
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def test_early_stopping_ends_the_run_and_restores_the_best_weights(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    seen: list[EpochRecord] = []
+    model = quick(
+        REGRESSION,
+        X,
+        y,
+        epochs=500,
+        learning_rate=0.3,
+        validation=0.3,
+        early_stopping=EarlyStopping(patience=4),
+        callbacks=[seen.append],
+    )
+    history = model.history
+    assert history.stopped == "early stopping"
+    assert history.epochs < 500
+    losses = history.metrics["validation_loss"]
+    assert history.best_epoch == 1 + int(np.argmin(losses))
+    assert history.epochs - history.best_epoch >= 4
+    _, held_out = split_rows(70, 0.3, seed=0, which=1)
+    assert model.evaluate(X[held_out], y[held_out])["loss"] == pytest.approx(min(losses), rel=1e-9)
+    assert [record.epoch for record in seen] == list(range(1, history.epochs + 1))
+    assert seen[-1].metrics.keys() == {"validation_loss", "validation_r2"}
+
+
+def test_early_stopping_can_watch_the_accuracy_or_the_training_loss(classes: tuple[Any, Any]) -> None:
+    by_accuracy = EarlyStopping(patience=3, monitor="validation_accuracy")
+    model = quick(CLASSIFIER, *classes, epochs=300, validation=0.2, early_stopping=by_accuracy)
+    scores = model.history.metrics["validation_accuracy"]
+    assert model.history.best_epoch == 1 + int(np.argmax(scores))
+    by_loss = quick(CLASSIFIER, *classes, epochs=9, early_stopping=EarlyStopping(patience=1, tolerance=10.0))
+    assert by_loss.history.epochs == 2
+    with pytest.raises(ValueError, match="cannot monitor 'validation_loss'; this run has loss"):
+        quick(CLASSIFIER, *classes, early_stopping=EarlyStopping(monitor="validation_loss"))
+
+
+def test_a_callback_that_returns_true_ends_the_run(rows: tuple[Any, Any]) -> None:
+    model = quick(REGRESSION, *rows, epochs=50, callbacks=[lambda record: record.epoch == 3])
+    assert model.history.epochs == 3
+    assert model.history.stopped == "callback"
+
+
+def test_schedules_set_the_rate_of_every_step(rows: tuple[Any, Any]) -> None:
+    model = quick(REGRESSION, *rows, epochs=6, learning_rate=0.1, schedule=StepDecay(every=2, factor=0.1))
+    assert model.history.learning_rate == pytest.approx([0.1, 0.1, 0.01, 0.01, 0.001, 0.001])
+    watched = quick(REGRESSION, *rows, epochs=6, learning_rate=0.1, schedule=ReduceOnPlateau(patience=1, tolerance=1e9))
+    assert watched.history.learning_rate == pytest.approx([0.1, 0.1, 0.02, 0.004, 0.0008, 0.00016])
+
+
+def test_a_diverging_run_stops_with_epoch_and_advice_and_keeps_the_best_weights(
+    rows: tuple[Any, Any], backend: Backend
+) -> None:
+    X, y = rows
+    with pytest.raises(DivergenceError, match=r"became \S+ in epoch \d+: try a learning rate below 1e\+06") as caught:
+        train(Network(3, [Dense(4), Dense(1)]), X, y, optimizer="sgd", learning_rate=1e6, epochs=99, backend=backend)
+    model = caught.value.model
+    assert model.history.stopped == "diverged"
+    assert np.isfinite(model.parameters).all()
+    assert np.isfinite(model.predict(X)).all()
+
+
+def test_ctrl_c_ends_the_run_in_order_and_keeps_the_model(rows: tuple[Any, Any]) -> None:
+    def interrupt(record: EpochRecord) -> None:
+        if record.epoch == 3:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        model = quick(REGRESSION, *rows, epochs=100, callbacks=[interrupt])
+    assert model.history.stopped == "interrupted"
+    assert model.history.epochs in (3, 4)
+    expected = quick(REGRESSION, *rows, epochs=model.history.epochs)
+    np.testing.assert_array_equal(model.parameters, expected.parameters)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_training_works_in_another_thread(rows: tuple[Any, Any]) -> None:
+    models = []
+    threads = [threading.Thread(target=lambda: models.append(quick(REGRESSION, *rows, backend="numba"))) for _ in "ab"]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    np.testing.assert_array_equal(models[0].parameters, models[1].parameters)
+
+
+def test_penalties_are_part_of_the_loss_and_shrink_the_weights(rows: tuple[Any, Any]) -> None:
+    plain, l2, l1 = (quick(REGRESSION, *rows, epochs=60, **options) for options in ({}, {"alpha": 5.0}, {"l1": 2.0}))
+    size = abs(plain.layer_parameters()["layers.0.weights"]).sum()
+    for penalised in (l2, l1):
+        assert abs(penalised.layer_parameters()["layers.0.weights"]).sum() < size
+        assert penalised.history.loss[0] > plain.history.loss[0]
+
+
+def test_clipping_bounds_the_step(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    options: dict[str, Any] = {"epochs": 1, "batch_size": "full", "optimizer": sgd(), "learning_rate": 1.0}
+    start = np.linspace(-1, 1, REGRESSION.parameter_count)
+    clipped = quick(REGRESSION, X, y * 100, clip_norm=0.25, initial_parameters=start, **options)
+    assert np.linalg.norm(clipped.parameters - start) == pytest.approx(0.25)
+    loose = quick(REGRESSION, X, y * 100, clip_norm=1e9, initial_parameters=start, **options)
+    free = quick(REGRESSION, X, y * 100, initial_parameters=start, **options)
+    np.testing.assert_array_equal(loose.parameters, free.parameters)
+
+
+@pytest.mark.parametrize("labels", [["no", "yes", "maybe"], [10, 20, 30], [False, True]])
+def test_labels_of_any_kind_come_back(rows: tuple[Any, Any], labels: list[Any]) -> None:
+    X, y = rows
+    truth = np.array(labels)[np.digitize(y, [-0.5, 0.5]) % len(labels)]
+    network = Network(3, [Dense(8, "tanh"), Dense(len(labels), "softmax")])
+    predicted = quick(network, X, truth, epochs=200, learning_rate=0.03).predict(X)
+    assert predicted.dtype == truth.dtype
+    assert (predicted == truth).mean() > 0.9
+
+
+def test_one_sigmoid_output_tells_two_classes_apart(classes: tuple[Any, Any]) -> None:
+    X, y = classes
+    truth = np.where(y == 2, "high", "low")
+    model = quick(Network(3, [Dense(8, "tanh"), Dense(1, "sigmoid")]), X, truth, epochs=150, learning_rate=0.02)
+    assert model.loss.name == "binary_cross_entropy"
+    assert (model.predict(X) == truth).mean() > 0.95
+    probabilities = model.predict_proba(X)
+    assert probabilities.shape == (70, 2)
+    np.testing.assert_allclose(probabilities.sum(axis=1), 1)
+    with pytest.raises(ValueError, match="y holds 3 classes; with one output binary_cross_entropy tells two apart"):
+        quick(Network(3, [Dense(1, "sigmoid")]), X, y)
+
+
+def test_the_loss_defaults_to_the_output_s_own() -> None:
+    X, y = np.ones((4, 3)), np.ones(4)
+    for activation, loss in (("identity", "squared_error"), ("exp", "poisson"), ("relu", "squared_error")):
+        assert quick(Network(3, [Dense(1, activation)]), X, y, epochs=1).loss.name == loss
+
+
+def test_targets_may_be_soft(rows: tuple[Any, Any]) -> None:
+    X, _ = rows
+    soft = np.random.default_rng(0).dirichlet(np.ones(3), size=70)
+    model = quick(CLASSIFIER, X, soft, epochs=2)
+    assert model.predict(X).shape == (70, 3)
+    with pytest.raises(TypeError, match="predict_proba is for classes"):
+        model.predict_proba(X)
+
+
+X, Y = np.zeros((6, 3)), np.zeros(6)
+BAD = np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0.0)
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "NaN in X": ({"X": BAD}, r"X holds nan in row 2, column 1 \(counted from 0\)"),
+    "infinity in y": ({"y": np.array([0, 0, np.inf, 0, 0, 0])}, "inf"),
+    "text in X": ({"X": np.full((6, 3), "a")}, "X must hold numbers, got dtype <U1"),
+    "a wrong width": ({"X": np.zeros((6, 4))}, r"X has shape \(6, 4\), but the network takes \(n_rows, 3\)"),
+    "no rows": ({"X": np.zeros((0, 3)), "y": np.zeros(0)}, "X has no rows"),
+    "lengths that differ": ({"y": np.zeros(5)}, "X has 6 rows, but y has 5"),
+    "too many targets": ({"y": np.zeros((6, 2))}, "y has 2 values a row, but the network has 1 outputs"),
+    "a dtype": ({"dtype": "float16"}, "dtype must be one of float32, float64, got 'float16'"),
+    "no epochs": ({"epochs": 0}, "epochs must be a positive integer, got 0"),
+    "a batch of none": ({"batch_size": 0}, "batch_size"),
+    "a batch by another name": (
+        {"batch_size": "all"},
+        r"batch_size \(or 'full'\) must be a positive integer, got 'all'",
+    ),
+    "a rate of zero": ({"learning_rate": 0}, "learning_rate must be a finite number above 0, got 0"),
+    "a rate that is text": ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
+    "a negative penalty": ({"alpha": -1.0}, "alpha must be a finite number from 0, got -1.0"),
+    "a clip of zero": ({"clip_norm": 0.0}, "clip_norm must be a finite number above 0"),
+    "a seed": ({"seed": -1}, "seed must lie in"),
+    "a share of one": ({"validation": 1.0}, "1.0"),
+    "a loss that does not fit": ({"loss": "cross_entropy"}, "cross_entropy"),
+    "an unknown backend": ({"backend": "tpu"}, "unknown backend 'tpu'; known: auto, cuda, numba, numpy, cuda:N"),
+    "negative weights": ({"sample_weight": -np.ones(6)}, "sample_weight must not be negative; row 0 has -1"),
+    "weights of zero": ({"sample_weight": np.zeros(6)}, "sample_weight is zero everywhere"),
+    "too few weights": ({"sample_weight": np.ones(5)}, r"sample_weight must have shape \(6,\), got \(5,\)"),
+    "parameters of another network": (
+        {"initial_parameters": np.zeros(3)},
+        r"initial_parameters must have shape \(41,\)",
+    ),
+    "early stopping by number": (
+        {"early_stopping": 5},
+        "early_stopping must be True, False or an EarlyStopping, got 5",
+    ),
+    "no network": ({"network": "mlp"}, "network must be a Network, got 'mlp'"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_what_does_not_fit_is_refused_by_name_and_value(what: str) -> None:
+    changed, message = REFUSED[what]
+    arguments: dict[str, Any] = {"network": REGRESSION, "X": X, "y": Y, "epochs": 1, "backend": "numpy", **changed}
+    with pytest.raises((ValueError, TypeError), match=message):
+        train(arguments.pop("network"), arguments.pop("X"), arguments.pop("y"), **arguments)
+
+
+def test_a_float32_matrix_is_not_copied() -> None:
+    from nnfast.validation import check_inputs
+
+    matrix = np.zeros((6, 3), np.float32)
+    assert np.shares_memory(check_inputs(matrix, REGRESSION, np.dtype(np.float32), None), matrix)
+
+
+def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
+    pytest.importorskip("numba")
+    from nnfast.kernels.cpu import epoch
+
+    def run(width: int, **options: Any) -> None:
+        train(
+            Network(3, [Dense(width, "relu"), Dense(1)]), X, Y, epochs=1, backend="numba", optimizer=adam(), **options
+        )
+
+    run(4)
+    compiled = set(epoch.run_steps.signatures)
+    run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
+    assert set(epoch.run_steps.signatures) == compiled
