@@ -96,12 +96,17 @@ DAMAGED: dict[str, dict[str, Any]] = {
     "another network": {"network": Network(4, [Dense(2, "softmax")]).to_json()},
     "a wider network": {"network": Network(4, [Dense(7, "tanh"), Dense(2, "softmax")]).to_json()},
     "an unknown loss": {"loss": '"mse"'},
-    "a loss that does not fit": {"loss": '"binary_cross_entropy"', "network": Network(4, [Dense(6, "tanh"), Dense(2)]).to_json()},
+    "a loss that does not fit": {
+        "loss": '"binary_cross_entropy"',
+        "network": Network(4, [Dense(6, "tanh"), Dense(2)]).to_json(),
+    },
     "a formula that is code": {"loss": json.dumps({"name": "x", "value": "__import__('os')", "derivative": "1"})},
     "no JSON": {"description": "{"},
-    "targets of another kind": {"description": json.dumps({"targets": {"kind": "pickle"}, "history": {}, "input_scale": 1})},
+    "targets of another kind": {
+        "description": json.dumps({"targets": {"kind": "pickle"}, "history": {}, "input_scale": 1})
+    },
     "deep JSON": {"description": "[" * 100_000},
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("what", DAMAGED)

@@ -25,11 +25,13 @@ import numba
 from numba import njit
 from numba.core import config
 
+import nnfast.random
+
 # Division by zero gives infinity, as in NumPy: Python's check in every division would keep loops from vectorising.
 # Sums keep their order and NaN stays NaN; only fused multiply-add, signed zero and reciprocals are left to LLVM.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}, "nogil": True}
 
-PACKAGE = Path(__file__).resolve().parents[1]
+KERNELS = Path(__file__).resolve().parent
 
 
 def user_cache_directory() -> Path:
@@ -49,10 +51,10 @@ def user_cache_directory() -> Path:
 def cache_directory() -> Path | None:
     """The folder of code compiled from these very sources for this processor, or None if none can be written."""
     digest = hashlib.sha256()
-    for source in [*sorted((PACKAGE / "cpu").glob("*.py")), PACKAGE.parent / "nnfast" / "formula.py"]:
-        if source.exists():
-            digest.update(source.read_bytes())
-    for part in (numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), str(PACKAGE)):
+    # nnfast.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
+    for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.random.__file__)]:
+        digest.update(source.read_bytes())
+    for part in (numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), str(KERNELS)):
         digest.update(part.encode())
     try:
         directory = user_cache_directory() / f"cpu_{digest.hexdigest()[:16]}"
