@@ -43,7 +43,6 @@ SPELLINGS: dict[str, dict[str, str]] = {
         "where": "np.where({0}, {1}, {2})",
     },
     "numba": {
-        **{name: f"math.{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh")},
         "min": "{1} if {0} > {1} else {0}",
         "max": "{1} if {0} < {1} else {0}",
         "where": "{1} if {0} else {2}",

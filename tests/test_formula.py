@@ -126,7 +126,7 @@ def test_every_language_computes_what_python_would(text: str) -> None:
     code = Code("numba")
     result = code.add(text, {"z": "x", "a": "y"})
     for index in range(len(z)):
-        scope: dict[str, Any] = {"math": math, "T": float, "x": z[index], "y": a[index]}
+        scope: dict[str, Any] = {**vars(math), "T": float, "x": z[index], "y": a[index]}
         exec("\n".join(code.statements), scope)
         assert eval(result, scope) == pytest.approx(expected[index], rel=1e-12, abs=1e-12)
 

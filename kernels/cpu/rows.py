@@ -5,9 +5,8 @@ z, a, y and delta point to blocks of rows; `start` is the place of a row's first
 
 from __future__ import annotations
 
-import math
-
 from .compilation import helper
+from .elementary import exp, log
 
 
 @helper
@@ -22,12 +21,12 @@ def softmax_row(z, bias, a, start, columns):
         top = x if x > top or x != x else top  # a NaN stays to be seen
     total = top - top
     for j in range(columns):
-        exponential = math.exp(z[start + j] + bias[j] - top)
+        exponential = exp(z[start + j] + bias[j] - top)
         a[start + j] = exponential
         total += exponential
     for j in range(columns):
         a[start + j] /= total
-    return top, math.log(total)
+    return top, log(total)
 
 
 @helper
