@@ -13,6 +13,7 @@ import numpy as np
 from .calls import call_float64, call_void
 from .compilation import helper, kernel
 from .philox import dropout
+from .products import inputs_product, outputs_product, weights_product
 
 # Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
 # others in the workspace; -1 stands for absent. VALUE and DERIVATIVE are addresses of kernels (see formulas.py).
@@ -24,9 +25,9 @@ DENSE, DROPOUT = 0, 1
 
 # The job vector (int64): addresses of kernels and of the source's arrays, offsets of the batch in the workspace.
 (
-    GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS,
+    GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS,
     BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, SUM_REDUCTION, MODE, FIRST_STEP, JOB_SIZE,
-) = range(16)  # fmt: skip
+) = range(18)  # fmt: skip
 TRAIN, GRADIENT_ONLY, EVALUATE = 0, 1, 2
 
 # Settings (float64).
@@ -35,14 +36,15 @@ SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
 
 @kernel
 def run_steps(
-    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, workspace, order, bounds, values,
-    losses, outputs,
+    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, workspace, scratch, order, bounds,
+    values, losses, outputs,
 ):  # fmt: skip
     """Run bounds.size - 1 steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
 
     operations: (n_operations, COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
     seed: uint64, of the dropout masks. constants: of all formulas. zeros: stands for the bias of a layer without one.
-    parameters, gradient: (n_parameters,). slots: all optimizer slots, flat. workspace: see nnfast.plan.
+    parameters, gradient: (n_parameters,). slots: all optimizer slots, flat. workspace: see nnfast.plan. scratch: room
+    for the largest weights, transposed.
     values: (n_steps, n) rows of Optimizer.step_values. All these in dtype T.
     losses: (n_steps,) float64, written. In mode EVALUATE, the loss is the weighted sum and outputs (n_rows, n_outputs)
     receives the rows' outputs.
@@ -59,7 +61,7 @@ def run_steps(
             continue
         divisor = 1.0 if job[SUM_REDUCTION] or mode == EVALUATE else total_weight
         step = job[FIRST_STEP] + k
-        forward(operations, constants, zeros, parameters, workspace, n, mode == TRAIN, seed, step)
+        forward(operations, job, constants, zeros, parameters, workspace, n, mode == TRAIN, seed, step)
         loss = output_loss(operations, job, constants, zeros, parameters, workspace, weights, n, divisor)
         if mode == EVALUATE:
             losses[k] = loss
@@ -67,7 +69,7 @@ def run_steps(
             size = last[OUTPUT_SIZE]
             copy(workspace[last[OUTPUTS] : last[OUTPUTS] + n * size], outputs[bounds[k] : bounds[k + 1]].reshape(-1))
             continue
-        backward(operations, constants, parameters, gradient, workspace, n, mode == TRAIN)
+        backward(operations, job, constants, parameters, gradient, workspace, scratch, n, mode == TRAIN)
         loss += add_penalties(operations, settings, parameters, gradient, divisor)
         losses[k] = loss / divisor
         if mode == TRAIN:
@@ -93,7 +95,7 @@ def gather(job, settings, rows, input_size, output_size, workspace):
 
 
 @helper
-def forward(operations, constants, zeros, parameters, workspace, n, training, seed, step):
+def forward(operations, job, constants, zeros, parameters, workspace, n, training, seed, step):
     """Every layer's outputs; for the last layer only the product, whose bias and activation belong to the loss."""
     for index in range(len(operations)):
         op = operations[index]
@@ -101,8 +103,7 @@ def forward(operations, constants, zeros, parameters, workspace, n, training, se
         z = workspace[op[Z] : op[Z] + n * op[OUTPUT_SIZE]]
         if op[KIND] == DENSE:
             W = parameters[op[WEIGHTS] : op[WEIGHTS] + op[INPUT_SIZE] * op[OUTPUT_SIZE]]
-            x = inputs.reshape(n, op[INPUT_SIZE])
-            np.dot(x, W.reshape(op[INPUT_SIZE], op[OUTPUT_SIZE]), z.reshape(n, op[OUTPUT_SIZE]))
+            outputs_product(job[MULTIPLY], inputs, W, z, n, op[INPUT_SIZE], op[OUTPUT_SIZE])
             if index < len(operations) - 1:
                 bias = zeros if op[BIAS] < 0 else parameters[op[BIAS] :]
                 call_void(
@@ -140,7 +141,7 @@ def output_loss(operations, job, constants, zeros, parameters, workspace, weight
 
 
 @helper
-def backward(operations, constants, parameters, gradient, workspace, n, training):
+def backward(operations, job, constants, parameters, gradient, workspace, scratch, n, training):
     """Backpropagation: from dLoss/dz of the last layer to the gradient of every parameter."""
     for index in range(len(operations) - 1, -1, -1):
         op = operations[index]
@@ -158,16 +159,24 @@ def backward(operations, constants, parameters, gradient, workspace, n, training
                         op[OUTPUT_SIZE],
                     ),
                 )
-            d = delta.reshape(n, op[OUTPUT_SIZE])
-            x = workspace[op[INPUTS] : op[INPUTS] + n * op[INPUT_SIZE]].reshape(n, op[INPUT_SIZE])
+            x = workspace[op[INPUTS] : op[INPUTS] + n * op[INPUT_SIZE]]
             end = op[WEIGHTS] + op[INPUT_SIZE] * op[OUTPUT_SIZE]
-            np.dot(x.T, d, gradient[op[WEIGHTS] : end].reshape(op[INPUT_SIZE], op[OUTPUT_SIZE]))
+            weights_product(job[MULTIPLY], x, delta, gradient[op[WEIGHTS] : end], n, op[INPUT_SIZE], op[OUTPUT_SIZE])
             if op[BIAS] >= 0:
                 sum_rows(delta, gradient[op[BIAS] : op[BIAS] + op[OUTPUT_SIZE]])
             if op[INPUT_GRADIENT] >= 0:
                 dx = workspace[op[INPUT_GRADIENT] : op[INPUT_GRADIENT] + n * op[INPUT_SIZE]]
-                W = parameters[op[WEIGHTS] : end].reshape(op[INPUT_SIZE], op[OUTPUT_SIZE])
-                np.dot(d, W.T, dx.reshape(n, op[INPUT_SIZE]))
+                inputs_product(
+                    job[MULTIPLY],
+                    job[TRANSPOSE],
+                    delta,
+                    parameters[op[WEIGHTS] : end],
+                    scratch,
+                    dx,
+                    n,
+                    op[INPUT_SIZE],
+                    op[OUTPUT_SIZE],
+                )
         elif op[INPUT_GRADIENT] >= 0:
             dx = workspace[op[INPUT_GRADIENT] : op[INPUT_GRADIENT] + delta.size]
             if training:

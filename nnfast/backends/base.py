@@ -23,19 +23,25 @@ Vector = NDArray[np.floating]
 class Source:
     """The rows that a program reads, as host arrays in C order.
 
-    inputs: (n_rows, input_size) in the program's dtype, or uint8, multiplied by `scale` as they are gathered.
+    inputs: (n_rows, input_size) in the program's dtype, or uint8, multiplied by `scale` as they are gathered; or in
+    the other float dtype, converted as they are gathered (scale 1); or a scipy.sparse CSR matrix of either float
+    dtype, whose rows are filled in with zeros as they are gathered (scale 1).
     targets: (n_rows, output_size) in the program's dtype, or (n_rows,) int64 class labels.
     sample_weight: (n_rows,) in the program's dtype, or None where every row counts 1.
     """
 
-    inputs: NDArray[Any]
+    inputs: Any
     targets: NDArray[Any] | None = None
     sample_weight: Vector | None = None
     scale: float = 1.0
 
     @property
     def n_rows(self) -> int:
-        return len(self.inputs)
+        return int(self.inputs.shape[0])
+
+    @property
+    def is_sparse(self) -> bool:
+        return not isinstance(self.inputs, np.ndarray)
 
 
 @dataclass(frozen=True)

@@ -42,12 +42,14 @@ class NumbaProgram(Program):
 
         self._epoch = epoch
         self._gather_kernel = gather.gather_kernel
+        self._sparse_kernel = gather.sparse_kernel
         self._formulas = formulas
         dtype = recipe.dtype
         self._parameters = np.zeros(plan.parameter_count, dtype)
         self._gradient = np.zeros(plan.parameter_count, dtype)
         self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), dtype)
         self._workspace = np.zeros(plan.workspace_size, dtype)
+        self._scratch = np.zeros(max(span.size for span in plan.weight_spans), dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._kernels: list[Any] = []
         self._source: Source | None = None
@@ -61,6 +63,8 @@ class NumbaProgram(Program):
     def _tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
         epoch, formulas, plan, recipe = self._epoch, self._formulas, self.plan, self.recipe
+        from ..kernels.cpu import products
+
         operations = np.full((len(plan.operations), epoch.COLUMNS), -1, dtype=np.int64)
         constants: list[float] = []
         for row, op in zip(operations, plan.operations, strict=True):
@@ -91,6 +95,8 @@ class NumbaProgram(Program):
         job[epoch.LOSS_CONSTANTS] = len(constants)
         constants.extend((*output.constant_values, *recipe.loss.constant_values))
         job[epoch.LOSS] = self._address(formulas.loss_kernel(output, recipe.loss, recipe.dtype))
+        job[epoch.MULTIPLY] = products.multiply_kernel(recipe.dtype).address
+        job[epoch.TRANSPOSE] = products.transpose_kernel(recipe.dtype).address
         job[epoch.SUM_REDUCTION] = recipe.loss.reduction == "sum"
         job[epoch.BATCH_INPUTS] = plan.inputs.offset
         job[epoch.BATCH_TARGETS] = plan.targets.offset
@@ -104,6 +110,8 @@ class NumbaProgram(Program):
 
     def bind(self, source: Source) -> None:
         self._source = source
+        # No steps: compiles or loads the kernels now, so that no epoch's seconds hold that
+        self.run(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0), 0)
 
     def _run(
         self,
@@ -121,9 +129,15 @@ class NumbaProgram(Program):
         targets = source.targets
         if targets is None:  # for prediction: any targets do, the loss is not looked at
             targets = np.zeros(source.n_rows, np.int64)
-        job[epoch.GATHER_INPUTS] = self._gatherer(source.inputs)
+        if source.is_sparse:
+            inputs = source.inputs
+            job[epoch.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
+            inputs = np.array([part.ctypes.data for part in (inputs.data, inputs.indices, inputs.indptr)])
+        else:
+            inputs = source.inputs
+            job[epoch.GATHER_INPUTS] = self._gatherer(inputs)
         job[epoch.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
-        job[epoch.SOURCE_INPUTS] = source.inputs.ctypes.data
+        job[epoch.SOURCE_INPUTS] = inputs.ctypes.data
         job[epoch.SOURCE_TARGETS] = targets.ctypes.data
         if source.sample_weight is not None:
             job[epoch.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
@@ -136,8 +150,8 @@ class NumbaProgram(Program):
         with announced(dtype):
             epoch.run_steps(
                 self._operations, job, self._settings, np.uint64(self.recipe.seed), self._constants, self._zeros,
-                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, order, bounds, values,
-                losses, outputs,
+                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, self._scratch,
+                order, bounds, values, losses, outputs,
             )  # fmt: skip
         return losses, outputs
 

@@ -89,7 +89,10 @@ class NumpyProgram(Program):
         return outputs
 
     def _scaled(self, source: Source, rows: Any) -> Array:
-        inputs = source.inputs[rows].astype(self.recipe.dtype, copy=False)
+        inputs = source.inputs[rows]
+        if source.is_sparse:
+            inputs = inputs.toarray()
+        inputs = inputs.astype(self.recipe.dtype, copy=False)
         return inputs if source.scale == 1 else inputs * self.recipe.dtype.type(source.scale)
 
     def _gather(self, source: Source, rows: NDArray[np.int64]) -> tuple[Array, Array, Array]:

@@ -1,0 +1,157 @@
+"""Register tiles for products of small matrices: vector instructions written as LLVM IR.
+
+A tile computes a few rows and columns of C = A B entirely in registers: for each step k along the depth it loads a
+piece of B's row k, multiplies it by one element of A per row, and adds to the accumulators with fused multiply-add.
+The piece is a number of vectors; a vector is a register, or a half, a quarter, ... of one (its `share`) for narrow
+matrices. Loops here are Python's: they unroll into the IR.
+"""
+
+from __future__ import annotations
+
+import llvmlite.binding
+from llvmlite import ir
+from numba import types
+from numba.core import cgutils
+from numba.extending import intrinsic
+
+INDEX = ir.IntType(64)
+
+
+def vector_bytes() -> int:
+    """The width of this processor's vector registers."""
+    features = llvmlite.binding.get_host_cpu_features()
+    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
+
+
+VECTOR_BYTES = vector_bytes()
+
+
+def lanes_of(kind, share: int) -> int:
+    """Elements in a vector of this share of a register. kind: the Numba type of a pointer."""
+    return max(1, VECTOR_BYTES // (kind.dtype.bitwidth // 8) // share)
+
+
+def make_lane_count(share: int):
+    """lanes(A): the elements in a vector, as a constant of the compiled code."""
+
+    @intrinsic
+    def lanes(typing_context, A):
+        def generate(context, builder, signature, arguments):
+            return INDEX(lanes_of(signature.args[0], share))
+
+        return types.intp(A), generate
+
+    return lanes
+
+
+def _at(builder, pointer, *terms):
+    """pointer + the sum of the terms, in elements."""
+    offset = terms[0]
+    for term in terms[1:]:
+        offset = builder.add(offset, term)
+    return builder.gep(pointer, [offset])
+
+
+def _load(builder, pointer, vector_type, align):
+    value = builder.load(builder.bitcast(pointer, vector_type.as_pointer()))
+    value.align = align
+    return value
+
+
+def _store(builder, value, pointer, align):
+    instruction = builder.store(value, builder.bitcast(pointer, value.type.as_pointer()))
+    instruction.align = align
+
+
+def _splat(builder, scalar, lanes):
+    vector = ir.VectorType(scalar.type, lanes)
+    first = builder.insert_element(ir.Constant(vector, ir.Undefined), scalar, ir.Constant(ir.IntType(32), 0))
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), lanes), [0] * lanes)
+    return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), mask)
+
+
+def make_product_tile(rows: int, vectors: int, share: int):
+    """A few rows and columns of C = A B, as a function to be called in kernels.
+
+    (A, a, a_row, a_depth, B, b, b_row, C, c, c_row, gap, depth): pointers to one element type, each with the offset of
+    its first element and the strides between rows (and for A between steps along the depth), in elements. gap: from
+    one vector's first column to the next one's; they may overlap.
+    """
+
+    @intrinsic
+    def tile(typing_context, A, a, a_row, a_depth, B, b, b_row, C, c, c_row, gap, depth):
+        number = types.intp
+        signature = types.void(A, number, number, number, B, number, number, C, number, number, number, number)
+
+        def generate(context, builder, signature, arguments):
+            a, a_row, a_depth, b, b_row, c, c_row, gap, depth = (arguments[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11))
+            A, B, C = (arguments[i] for i in (0, 4, 7))
+            element = context.get_value_type(signature.args[0].dtype)
+            align = 4 if element == ir.FloatType() else 8
+            lanes = lanes_of(signature.args[0], share)
+            kind = ir.VectorType(element, lanes)
+            name = f"llvm.fma.v{lanes}{'f32' if align == 4 else 'f64'}"
+            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
+            sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
+            zero = ir.Constant(kind, [0.0] * lanes)
+            for row in sums:
+                for accumulator in row:
+                    builder.store(zero, accumulator)
+            columns = [builder.mul(gap, INDEX(j)) for j in range(vectors)]
+            starts = [builder.add(a, builder.mul(a_row, INDEX(i))) for i in range(rows)]
+            with cgutils.for_range(builder, depth) as loop:
+                b_start = builder.add(b, builder.mul(loop.index, b_row))
+                pieces = [_load(builder, _at(builder, B, b_start, column), kind, align) for column in columns]
+                along = builder.mul(loop.index, a_depth)
+                for i in range(rows):
+                    factor = _splat(builder, builder.load(_at(builder, A, starts[i], along)), lanes)
+                    for j in range(vectors):
+                        total = builder.call(fma, [factor, pieces[j], builder.load(sums[i][j])])
+                        builder.store(total, sums[i][j])
+            for i in range(rows):
+                c_start = builder.add(c, builder.mul(c_row, INDEX(i)))
+                for j in range(vectors):
+                    _store(builder, builder.load(sums[i][j]), _at(builder, C, c_start, columns[j]), align)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
+
+
+def make_transpose_tile(lanes: int):
+    """out[:lanes, :lanes] = the transpose of A[:lanes, :lanes], in registers.
+
+    (A, a, a_row, out, o, o_row): pointers with the offsets of their first elements and the strides between rows.
+    """
+
+    @intrinsic
+    def tile(typing_context, A, a, a_row, out, o, o_row):
+        number = types.intp
+        signature = types.void(A, number, number, out, number, number)
+
+        def generate(context, builder, signature, arguments):
+            A, a, a_row, out, o, o_row = arguments
+            element = context.get_value_type(signature.args[0].dtype)
+            align = 4 if element == ir.FloatType() else 8
+            kind = ir.VectorType(element, lanes)
+            rows = [_load(builder, _at(builder, A, a, builder.mul(a_row, INDEX(i))), kind, align) for i in range(lanes)]
+            # Swap the off-diagonal halves of every 2h x 2h block, for h = lanes / 2, ..., 1.
+            half = lanes // 2
+            while half:
+                low = [j if j & half == 0 else j - half + lanes for j in range(lanes)]
+                high = [j + half if j & half == 0 else j + lanes for j in range(lanes)]
+                masks = [ir.Constant(ir.VectorType(ir.IntType(32), lanes), places) for places in (low, high)]
+                for i in range(lanes):
+                    if i & half == 0:
+                        upper, lower = rows[i], rows[i + half]
+                        rows[i] = builder.shuffle_vector(upper, lower, masks[0])
+                        rows[i + half] = builder.shuffle_vector(upper, lower, masks[1])
+                half //= 2
+            for i in range(lanes):
+                _store(builder, rows[i], _at(builder, out, o, builder.mul(o_row, INDEX(i))), align)
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return tile
