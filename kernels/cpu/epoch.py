@@ -161,7 +161,17 @@ def backward(operations, job, constants, parameters, gradient, workspace, scratc
                 )
             x = workspace[op[INPUTS] : op[INPUTS] + n * op[INPUT_SIZE]]
             end = op[WEIGHTS] + op[INPUT_SIZE] * op[OUTPUT_SIZE]
-            weights_product(job[MULTIPLY], x, delta, gradient[op[WEIGHTS] : end], n, op[INPUT_SIZE], op[OUTPUT_SIZE])
+            weights_product(
+                job[MULTIPLY],
+                job[TRANSPOSE],
+                x,
+                delta,
+                gradient[op[WEIGHTS] : end],
+                scratch,
+                n,
+                op[INPUT_SIZE],
+                op[OUTPUT_SIZE],
+            )
             if op[BIAS] >= 0:
                 sum_rows(delta, gradient[op[BIAS] : op[BIAS] + op[OUTPUT_SIZE]])
             if op[INPUT_GRADIENT] >= 0:

@@ -6,7 +6,7 @@ pointers to dtype T and int64 sizes; `k` points to the formula's constants.
     value(z, bias, a, k, rows, columns)              z += bias; a = f(z)
     derivative(z, a, delta, k, rows, columns)        delta *= f'(z)
     loss(z, bias, a, y, weights, delta, k, scale, rows, columns) -> float64
-                                                     z += bias (not stored); a = f(z);
+                                                     a = f(z + bias);
                                                      delta = dLoss/dz * weight * scale; the weighted sum of losses
     update(p, g, slots, values, n)                   one optimizer step; values: a row of Optimizer.step_values
 """
@@ -31,7 +31,7 @@ import numpy as np
 from numba import cfunc, types
 from nnfast.kernels.cpu.compilation import OPTIONS, caching
 from nnfast.kernels.cpu.elementary import exp, expm1, log, log1p, tanh
-from nnfast.kernels.cpu.rows import cross_entropy_row, softmax_backward_row, softmax_row
+from nnfast.kernels.cpu.rows import cross_entropy, softmax, softmax_backward
 
 T = np.{dtype}
 P = types.CPointer(types.{dtype})
@@ -59,12 +59,12 @@ _DERIVATIVE = """def kernel(z, a, delta, k, rows, columns):
 
 _LOSS = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
 {constants}
+    {before}
     total = 0.0
     for row in range(rows):
         start = row * columns
         factor = weights[row] * scale
         row_loss = T(0.0)
-{before}
         for j in range(columns):
             i = start + j
             {element}
@@ -73,17 +73,13 @@ _LOSS = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
             a[i] = {output}
             row_loss += {loss}
             delta[i] = factor * {delta}
-{after}
         total += np.float64(weights[row]) * np.float64(row_loss)
+    {after}
     return total
 """
 
 _CROSS_ENTROPY = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
-    total = 0.0
-    for row in range(rows):
-        row_loss = cross_entropy_row(z, bias, a, y, delta, weights[row], scale, row * columns, columns)
-        total += np.float64(weights[row]) * np.float64(row_loss)
-    return total
+    return cross_entropy(z, bias, a, y, weights, delta, scale, rows, columns)
 """
 
 _UPDATE = """def kernel(p, g, slots, values, n):
@@ -129,9 +125,9 @@ def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Any
     other = {name: f"k{index + len(own)}" for index, name in enumerate(loss.constant_names)}
     fields = {"before": "", "after": "", "element": "x = z[i] + bias[j]"}
     if activation.is_row_operation:
-        fields["before"] = " " * 8 + "softmax_row(z, bias, a, start, columns)"
+        fields["before"] = "softmax(z, bias, a, delta, rows, columns)"
         fields["element"] = "out = a[i]"
-        fields["after"] = " " * 8 + "softmax_backward_row(a, delta, start, columns)"
+        fields["after"] = "softmax_backward(a, delta, rows, columns)"
         output, slope = "out", "T(1.0)"
     else:
         output = code.add(activation.value, own | {"z": "x"})

@@ -20,10 +20,11 @@ from .tiles import VECTOR_BYTES, make_lane_count, make_product_tile, make_transp
 
 # Tiles stream B from the cache once for every six rows of A. Measured (see kernels/README.md): they stay ahead of BLAS
 # while B fits into the second-level cache, and fall behind where it does not; with 32-byte registers, which need twice
-# the instructions, from a quarter of that.
-TILED_BYTES = 2**20 if VECTOR_BYTES == 64 else 2**18
+# the instructions, from an eighth of that.
+TILED_BYTES = 2**21 if VECTOR_BYTES == 64 else 2**18
 
 
+FEW_ROWS = 4  # a tile for matrices of fewer rows than a whole one takes
 TRANSPOSED = 8  # rows and columns of a transposed tile
 
 
@@ -31,7 +32,7 @@ def _make_stripe(vectors: int, share: int):
     """C[:, columns of one piece] = A B, from the offsets b and c on, for any number of rows."""
     # Twelve accumulators are enough to hide the latency of FMA, and 16 registers hold them beside the operands.
     tile_rows = 12 // vectors
-    many, one = (make_product_tile(rows, vectors, share) for rows in (tile_rows, 1))
+    many, few, one = (make_product_tile(rows, vectors, share) for rows in (tile_rows, FEW_ROWS, 1))
 
     @helper
     def stripe(A, a_row, a_depth, B, b, b_row, C, c, c_row, gap, rows, depth):
@@ -41,6 +42,10 @@ def _make_stripe(vectors: int, share: int):
                 row = min(row, rows - tile_rows)
                 many(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
                 row += tile_rows
+            elif rows >= FEW_ROWS:
+                row = min(row, rows - FEW_ROWS)
+                few(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
+                row += FEW_ROWS
             else:
                 one(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
                 row += 1
@@ -71,7 +76,9 @@ def _make_multiply(share: int):
     return multiply
 
 
-_full, _half, _narrow = (_make_multiply(share) for share in (1, 2, 4))
+_full, _half, _quarter = (_make_multiply(share) for share in (1, 2, 4))
+_eighth = _make_stripe(1, 8)
+_eighth_lanes = make_lane_count(8)
 _column = _make_stripe(1, 16)
 _lanes = make_lane_count(1)
 _transpose_tile = make_transpose_tile(TRANSPOSED)
@@ -85,7 +92,13 @@ def multiply(A, a_row, a_depth, B, C, rows, columns, depth):
     elif 2 * columns >= lanes:
         _half(A, a_row, a_depth, B, C, rows, columns, depth)
     elif 4 * columns >= lanes:
-        _narrow(A, a_row, a_depth, B, C, rows, columns, depth)
+        _quarter(A, a_row, a_depth, B, C, rows, columns, depth)
+    elif 8 * columns >= lanes:
+        column = 0
+        while column < columns:
+            column = min(column, columns - _eighth_lanes(A))
+            _eighth(A, a_row, a_depth, B, column, columns, C, column, columns, 0, rows, depth)
+            column += _eighth_lanes(A)
     else:
         for column in range(columns):
             _column(A, a_row, a_depth, B, column, columns, C, column, columns, 0, rows, depth)
@@ -144,9 +157,15 @@ def outputs_product(multiply, x, W, z, n, inputs, outputs):
 
 
 @helper
-def weights_product(multiply, x, delta, gradient, n, inputs, outputs):
-    """gradient = x^T delta: dLoss/dW from dLoss/dz."""
-    if _is_tiled(n * outputs, delta):
+def weights_product(multiply, transpose, x, delta, gradient, scratch, n, inputs, outputs):
+    """gradient = x^T delta: dLoss/dW from dLoss/dz.
+
+    With fewer outputs than a register has lanes, (delta^T x)^T, whose rows are long enough for whole registers.
+    """
+    if outputs * delta.itemsize < VECTOR_BYTES and inputs > outputs and _is_tiled(n * inputs, x):
+        call_void(multiply, (delta, 1, outputs, x, scratch, outputs, inputs, n))
+        call_void(transpose, (scratch, gradient, outputs, inputs))
+    elif _is_tiled(n * outputs, delta):
         call_void(multiply, (x, 1, inputs, delta, gradient, inputs, outputs, n))
     else:
         np.dot(x.reshape(n, inputs).T, delta.reshape(n, outputs), gradient.reshape(inputs, outputs))
