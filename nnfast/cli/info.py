@@ -1,0 +1,138 @@
+"""nnfast info: which backends can run here, and on what."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+from importlib import metadata
+from typing import Any
+
+from .. import __version__
+from . import OK
+
+# Of each line, the first that is installed counts.
+PACKAGES = (
+    ("numpy",),
+    ("scipy",),
+    ("numba",),
+    ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
+    ("safetensors",),
+    ("matplotlib",),
+)
+
+
+def info_command(arguments: argparse.Namespace) -> int:
+    """Run `nnfast info`."""
+    facts = gather()
+    print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else describe(facts))
+    return OK
+
+
+def gather() -> dict[str, Any]:
+    """What there is to know, as JSON holds it."""
+    from ..backends import NAMES, get_backend, unavailable
+
+    backends: dict[str, Any] = {}
+    for name in NAMES:
+        reason = unavailable(name)
+        backends[name] = {
+            "available": reason is None,
+            "reason": reason,
+            "description": None if reason else get_backend(name).description,
+        }
+    return {
+        "nnfast": __version__,
+        "python": platform.python_version(),
+        "packages": {names[0]: _version(names) for names in PACKAGES},
+        "backends": backends,
+        "auto": get_backend("auto").name,
+        "platform": platform.platform(),
+        "cpu": _cpu(),
+        "cores": _cores(),
+        "threads": _threads(),
+        "blas": _blas(),
+        "gpus": _gpus() if backends["cuda"]["available"] else [],
+        "cache": _cache(),
+    }
+
+
+def describe(facts: dict[str, Any]) -> str:
+    """The facts as lines to read."""
+    packages = ", ".join(f"{name} {version or '(not installed)'}" for name, version in facts["packages"].items())
+    lines = {"nnfast": f"{facts['nnfast']}, Python {facts['python']}", "packages": packages}
+    for name, backend in facts["backends"].items():
+        lines[name] = f"available: {backend['description']}" if backend["available"] else f"no: {backend['reason']}"
+    lines |= {
+        "auto": f"chooses {facts['auto']}",
+        "cpu": f"{facts['cpu']}, {facts['cores']} cores for this process",
+        "threads": f"{facts['threads']} of Numba's" if facts["threads"] else "no Numba",
+        "blas": ", ".join(f"{name}: {library}" for name, library in facts["blas"].items()),
+        "gpus": ", ".join(facts["gpus"]) or "none",
+        "cache": facts["cache"] or "none",
+    }
+    width = max(map(len, lines))
+    return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items())
+
+
+def _version(names: tuple[str, ...]) -> str | None:
+    for name in names:
+        try:
+            return metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return None
+
+
+def _cpu() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            for line in file:
+                if line.startswith("model name"):
+                    return line.partition(":")[2].strip()
+    except OSError:
+        pass  # no Linux
+    return platform.processor() or platform.machine()
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _threads() -> int | None:
+    try:
+        from numba import get_num_threads
+    except ImportError:
+        return None
+    threads: int = get_num_threads()
+    return threads
+
+
+def _blas() -> dict[str, str]:
+    """The BLAS that NumPy and SciPy were built with; the numba backend uses SciPy's."""
+    import numpy
+    import scipy
+
+    found = {}
+    for module in (numpy, scipy):
+        built: Any = module.show_config(mode="dicts")
+        blas = built.get("Build Dependencies", {}).get("blas", {})
+        found[module.__name__] = f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
+    return found
+
+
+def _gpus() -> list[str]:
+    import cupy
+
+    from ..backends import get_backend
+
+    return [get_backend(f"cuda:{number}").description for number in range(cupy.cuda.runtime.getDeviceCount())]
+
+
+def _cache() -> str | None:
+    try:
+        from ..kernels.cpu.compilation import user_cache_directory
+    except ImportError:
+        return None
+    return str(user_cache_directory())

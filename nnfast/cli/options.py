@@ -1,0 +1,304 @@
+"""The vocabulary of a run: one table that the command line and TOML files read, and where each value comes from.
+
+To add an option, add a row. A value comes, in rising order, from the table, from what suits the data set, from the
+file of --config, and from the command line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+
+
+class Kind(NamedTuple):
+    """What a value may be. expected: in words; read: from the command line's text; check: what both sources give."""
+
+    expected: str
+    read: Callable[[str], Any]
+    check: Callable[[Any], Any]
+
+
+def _text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError
+    return value
+
+
+def _flag(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ValueError
+    return value
+
+
+def _integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise ValueError
+    return value
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError
+    return float(value)
+
+
+def _share(value: Any) -> float:
+    share = _number(value)
+    if not 0 <= share < 1:
+        raise ValueError
+    return share
+
+
+def _sizes(value: Any) -> list[int]:
+    if not isinstance(value, list):
+        raise ValueError
+    return [_integer(size) for size in value]
+
+
+def _read_sizes(text: str) -> list[int]:
+    return [] if text.strip() in ("", "none") else [int(size) for size in text.split(",")]
+
+
+def _integer_or(word: str) -> Kind:
+    def read(text: str) -> int | str:
+        return word if text == word else int(text)
+
+    def check(value: Any) -> int | str:
+        return word if value == word else _integer(value)
+
+    return Kind(f"an integer or {word!r}", read, check)
+
+
+TEXT = Kind("text", str, _text)
+FLAG = Kind("true or false", str, _flag)  # the command line has --name and --no-name
+INTEGER = Kind("an integer", int, _integer)
+NUMBER = Kind("a number", float, _number)
+SHARE = Kind("a share from 0 to below 1", float, _share)
+SIZES = Kind("sizes such as 128,64 or none (in a file: a list)", _read_sizes, _sizes)
+
+
+@dataclass(frozen=True)
+class Option:
+    """A row of the table. default None: what is sensible is decided from the data or the other options."""
+
+    name: str
+    kind: Kind
+    default: Any
+    metavar: str | None
+    help: str
+    is_about_run: bool = True  # False: about where the results go; no part of what a run is
+
+    @property
+    def flag(self) -> str:
+        return "--" + self.name.replace("_", "-")
+
+    def check(self, value: Any, where: str) -> Any:
+        """The value, or a ValueError that says where it stands and what it should be."""
+        try:
+            return self.kind.check(value)
+        except ValueError:
+            raise ValueError(f"{where} must be {self.kind.expected}, got {value!r}") from None
+
+    def read(self, text: str) -> Any:
+        """The value of a command line's text, as an argparse type."""
+        try:
+            return self.kind.check(self.kind.read(text))
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {self.kind.expected}, got {text!r}") from None
+
+
+OPTIONS: dict[str, tuple[Option, ...]] = {
+    "data": (
+        Option("target", TEXT, None, "COLUMN", "the column of a CSV file to learn"),
+        Option("task", TEXT, None, "TASK", "classification or regression (default: by the target's values)"),
+        Option("test", SHARE, 0.2, "SHARE", "rows held out to test with where the data brings no test part; 0: none"),
+        Option("validation", SHARE, 0.0, "SHARE", "rows held out of training to watch it with"),
+        Option("standardize", FLAG, True, None, "standardise numbers of tables and targets of a regression"),
+    ),
+    "network": (
+        Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or none"),
+        Option("activation", TEXT, "relu", "NAME", "of the hidden layers"),
+        Option("output_activation", TEXT, None, "NAME", "of the outputs (default: softmax for classes, else identity)"),
+        Option("dropout", NUMBER, 0.0, "RATE", "after every hidden layer"),
+        Option("bias", FLAG, True, None, "give the layers biases"),
+        Option("initializer", TEXT, "glorot_uniform", "NAME", "of the weights"),
+    ),
+    "training": (
+        Option("loss", TEXT, None, "NAME", "what is minimised (default: the output activation's own)"),
+        Option("optimizer", TEXT, "adam", "NAME[:OPTION=VALUE,...]", "such as sgd:momentum=0.9,nesterov=true"),
+        Option("learning_rate", NUMBER, None, "RATE", "default: the optimizer's own"),
+        Option("schedule", TEXT, "constant", "NAME[:OPTION=VALUE,...]", "of the learning rate: cosine:warmup=2"),
+        Option("alpha", NUMBER, 0.0, "A", "L2 penalty on the weights: A * W**2 / 2"),
+        Option("l1", NUMBER, 0.0, "A", "L1 penalty on the weights: A * |W|"),
+        Option("clip_norm", NUMBER, None, "NORM", "longest gradient allowed (default: any)"),
+        Option("batch_size", _integer_or("full"), 32, "ROWS", "rows a step, or full"),
+        Option("epochs", INTEGER, 50, "N", "passes over the training rows"),
+        Option("shuffle", FLAG, True, None, "visit the rows in a new order every epoch"),
+        Option("early_stopping", FLAG, False, None, "stop when the validation (else training) loss improves no more"),
+        Option("patience", INTEGER, 10, "N", "epochs without improvement that early stopping waits"),
+        Option("tolerance", NUMBER, 1e-4, "T", "improvement that early stopping takes for none"),
+        Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
+        Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
+        Option("backend", TEXT, "auto", "NAME", "auto, numpy, numba, cuda or cuda:N"),
+    ),
+    "output": (
+        Option("out", TEXT, None, "DIR", "write config.toml, metrics.jsonl, model.safetensors, loss.png there", False),
+        Option("json", FLAG, False, None, "end standard output with one JSON object", False),
+        Option("quiet", FLAG, False, None, "print the final line only", False),
+    ),
+}  # fmt: skip
+ROWS = {option.name: option for options in OPTIONS.values() for option in options}
+
+# What suits a data set that comes with the package better than the table's defaults.
+DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+    "digits": {
+        "task": "classification", "hidden": [128, 64], "dropout": 0.2, "learning_rate": 0.003, "schedule": "cosine",
+        "epochs": 30,
+    },
+    "fashion-mini": {
+        "task": "classification", "learning_rate": 0.003, "schedule": "cosine", "epochs": 30,
+    },
+    # The classic tutorial's network, to the digit
+    "xor": {
+        "task": "regression", "test": 0.0, "standardize": False, "hidden": [4], "activation": "sigmoid",
+        "output_activation": "sigmoid", "bias": False, "initializer": "uniform_0_1", "loss": "sum_squared_error",
+        "optimizer": "sgd", "learning_rate": 1.0, "batch_size": "full", "shuffle": False, "epochs": 1500,
+        "dtype": "float64",
+    },
+}  # fmt: skip
+
+
+def add_train_arguments(parser: argparse.ArgumentParser) -> None:
+    """DATA, --config and the table's options; what is not given does not appear in the result."""
+    parser.add_argument(
+        "data", metavar="DATA", nargs="?", help="digits, fashion-mini, xor, an .npz file, or a .csv file with --target"
+    )
+    parser.add_argument("--config", metavar="FILE", help="a TOML file of options; options given here override it")
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            described = option.help
+            if option.default is not None and option.kind != FLAG:
+                shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
+                described += f" (default {shown})"
+            if option.kind == FLAG:
+                both = option.is_about_run
+                group.add_argument(
+                    option.flag,
+                    action=argparse.BooleanOptionalAction if both else "store_true",
+                    default=argparse.SUPPRESS,
+                    help=described + f" (default {'yes' if option.default else 'no'})" * both,
+                )
+            else:
+                group.add_argument(
+                    option.flag,
+                    type=option.read,
+                    default=argparse.SUPPRESS,
+                    metavar=option.metavar,
+                    help=described.replace("%", "%%"),
+                )
+
+
+def known_names() -> str:
+    """What may stand for NAME, from the tables themselves."""
+    import dataclasses
+    import inspect
+    import textwrap
+
+    from ..activations import ACTIVATIONS
+    from ..initializers import INITIALIZERS
+    from ..losses import LOSSES
+    from ..optimizers import OPTIMIZERS
+    from ..schedules import SCHEDULES
+
+    def call(name: str, options: Any) -> str:
+        return f"{name}({', '.join(options)})" if options else name
+
+    hidden = [row.name for row in ACTIVATIONS.values() if not row.output_only]
+    output = [row.name for row in ACTIVATIONS.values() if row.output_only]
+    lines = {
+        "activations": [*hidden, f"as output only: {', '.join(output)}"],
+        "losses": list(LOSSES),
+        "initializers": list(INITIALIZERS),
+        "optimizers": [call(name, inspect.signature(make).parameters) for name, make in OPTIMIZERS.items()],
+        "schedules": [
+            call(name, [field.name for field in dataclasses.fields(kind)]) for name, kind in SCHEDULES.items()
+        ],
+    }
+    paragraphs = [
+        textwrap.fill(f"{title}: {', '.join(names)}", 100, subsequent_indent="  ") for title, names in lines.items()
+    ]
+    return "\n".join(paragraphs)
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """The options in a TOML file, and `data` if it is there. Raises OSError, or ValueError with the key's name."""
+    try:
+        with open(path, "rb") as file:
+            values = tomllib.load(file)
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ValueError(f"{path} is not TOML: {error}") from None
+    for name in values:
+        if name not in ROWS and name != "data":
+            near = difflib.get_close_matches(name.replace("-", "_"), [*ROWS, "data"], 1)
+            raise ValueError(f"{path}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))
+    if not isinstance(values.get("data", ""), str):
+        raise ValueError(f"{path}: data must be text, got {values['data']!r}")
+    return {
+        name: value if name == "data" else ROWS[name].check(value, f"{path}: {name}") for name, value in values.items()
+    }
+
+
+def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
+    """Every option's value, and `data`: from the table, the data set, the file and the command line.
+
+    A learning rate is a number for one optimizer: a source that names another optimizer and no rate leaves the rate
+    to that optimizer.
+    """
+    data = given.get("data") or config.get("data")
+    if not data:
+        raise ValueError(f"give DATA: {', '.join(DATA_DEFAULTS)}, an .npz file or a .csv file")
+    values = {option.name: option.default for option in ROWS.values()}
+    for source in (DATA_DEFAULTS.get(data, {}), config, given):
+        if "optimizer" in source and "learning_rate" not in source:
+            values["learning_rate"] = None
+        values |= {name: value for name, value in source.items() if name in ROWS}
+    return {"data": data, **values}
+
+
+def parse_choice(text: str, what: str) -> tuple[str, dict[str, Any]]:
+    """The name and the options of "sgd:momentum=0.9,nesterov=true". Raises ValueError."""
+    name, colon, rest = text.partition(":")
+    options: dict[str, Any] = {}
+    for item in rest.split(",") if colon else ():
+        key, equals, value = (part.strip() for part in item.partition("="))
+        words = {"true": True, "false": False}
+        try:
+            if not (key and equals) or key in options:
+                raise ValueError
+            options[key] = words[value] if value in words else _read_number(value)
+        except ValueError:
+            raise ValueError(
+                f"{what} must be NAME or NAME:OPTION=VALUE,... with each option once and numbers, true or false for "
+                f"values; got {text!r}"
+            ) from None
+    return name.strip(), options
+
+
+def _read_number(text: str) -> int | float:
+    try:
+        return int(text)
+    except ValueError:
+        return float(text)
+
+
+def format_choice(name: str, options: Mapping[str, Any]) -> str:
+    """The text that parse_choice reads back."""
+    written = {key: str(value).lower() if isinstance(value, bool) else repr(value) for key, value in options.items()}
+    pairs = [f"{key}={value}" for key, value in written.items()]
+    return f"{name}:{','.join(pairs)}" if pairs else name

@@ -1,0 +1,63 @@
+"""What a person at a terminal sees of a run while it goes on, all of it on standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from ..backends import Backend
+    from ..history import EpochRecord
+    from .preparation import Prepared
+
+
+def is_watched(quiet: bool) -> bool:
+    """Whether somebody sees standard error as it is written."""
+    return not quiet and sys.stderr.isatty()
+
+
+def note(message: str) -> None:
+    """One line that is not the result."""
+    print(f"nnfast: {message}", file=sys.stderr)
+
+
+def print_header(run: Prepared, backend: Backend) -> None:
+    """The data, the task, the network and the backend, before training begins."""
+    parts = {"training": run.training, "validation": run.validation, "test": run.test}
+    rows = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
+    kind = f"{run.targets.n_outputs} classes" if run.values["task"] == "classification" else "numbers"
+    why = f" ({run.reason})" if run.reason else ""
+    values = run.values
+    how = f"{values['loss']}, {values['optimizer']}, learning rate {values['learning_rate']:g}, {values['schedule']}"
+    lines = {
+        "data": f"{values['data']}: {rows} rows",
+        "task": f"{values['task']} of {kind}{why}",
+        "training": f"{how}, batches of {values['batch_size']}",
+        "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
+    }
+    width = max(map(len, lines))
+    print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items()), file=sys.stderr)
+    print(f"\n{run.network.summary()}\n", file=sys.stderr)
+
+
+@contextlib.contextmanager
+def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
+    """A bar of epochs with the losses and the score, as a callback of train()."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    with Progress(
+        TextColumn("epoch"), MofNCompleteColumn(), BarColumn(), TimeRemainingColumn(), TextColumn("{task.description}"),
+        console=Console(stderr=True),
+    ) as bar:  # fmt: skip
+        task = bar.add_task("", total=epochs)
+
+        def show(record: EpochRecord) -> None:
+            numbers = {"loss": record.loss, **record.metrics}
+            described = "  ".join(f"{name.replace('_', ' ')} {value:.4g}" for name, value in numbers.items())
+            bar.update(task, completed=record.epoch, description=described)
+
+        yield show
+    print(file=sys.stderr)

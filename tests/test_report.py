@@ -1,0 +1,81 @@
+"""Reports: the loss curve, predictions beside the truth, the confusion matrix."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+import pytest
+
+from nnfast.history import EpochRecord, History
+from nnfast.report import confusion_matrix, loss_curve, loss_curve_png, predictions_table
+
+
+def history(losses, validation=(), best_epoch=None):
+    made = History(best_epoch=best_epoch)
+    for index, loss in enumerate(losses):
+        metrics = {"validation_loss": validation[index]} if validation else {}
+        made.append(EpochRecord(index + 1, loss, 0.1, 0.01, metrics))
+    return made
+
+
+def test_loss_curve_draws_both_losses_under_its_title():
+    figure = loss_curve(history([3.0, 2.0, 1.0], [3.5, 2.5, 2.0], best_epoch=3), "digits")
+    (axes,) = figure.axes
+    drawn = {line.get_label(): np.asarray(line.get_ydata()).tolist() for line in axes.lines}
+    assert drawn["training"] == [3.0, 2.0, 1.0]
+    assert drawn["validation"] == [3.5, 2.5, 2.0]
+    assert "best epoch (3)" in drawn
+    assert axes.get_title() == "digits: loss per epoch"
+
+
+@pytest.mark.parametrize(
+    ("losses", "scale"),
+    [([1.0, 0.5], "linear"), ([1.0, 0.01], "log"), ([100.0, 0.0], "linear"), ([1.0], "linear"), ([], "linear")],
+)
+def test_loss_curve_is_logarithmic_where_that_helps_and_is_possible(losses, scale):
+    (axes,) = loss_curve(history(losses)).axes
+    assert axes.get_yscale() == scale
+
+
+def test_a_single_epoch_is_visible():
+    (axes,) = loss_curve(history([1.0])).axes
+    assert axes.lines[0].get_marker() == "o"
+
+
+def test_loss_curve_png_is_a_png_and_touches_no_global_figure():
+    assert loss_curve_png(history([1.0, 0.5])).startswith(b"\x89PNG\r\n")
+    pyplot = sys.modules.get("matplotlib.pyplot")
+    assert pyplot is None or not pyplot.get_fignums()
+
+
+def test_predictions_table_puts_every_prediction_beside_its_truth():
+    lines = predictions_table(np.array([[0.0], [1.0]]), np.array([[0.0169123456], [0.99]])).splitlines()
+    assert [line.split() for line in lines] == [["true", "predicted"], ["0", "0.0169123"], ["1", "0.99"]]
+
+
+def test_predictions_table_shows_labels_and_several_outputs():
+    assert predictions_table(["a", "b"], ["b", "b"]).splitlines()[1].split() == ["a", "b"]
+    table = predictions_table([[1, 2]], [[3, 4]]).splitlines()
+    assert table[0].split() == ["true_0", "predicted_0", "true_1", "predicted_1"]
+    assert table[1].split() == ["1", "3", "2", "4"]
+
+
+def test_predictions_table_refuses_shapes_that_differ():
+    with pytest.raises(ValueError, match=r"true has shape \(2, 1\), but predicted \(3, 1\)"):
+        predictions_table([1, 2], [1, 2, 3])
+
+
+def test_confusion_matrix_counts_true_lines_and_predicted_columns():
+    text = confusion_matrix(["a", "a", "b", "c"], ["a", "b", "b", "a"], ["a", "b", "c"])
+    assert [line.split() for line in text.splitlines()] == [
+        ["true", "\\", "predicted", "a", "b", "c"],
+        ["a", "1", "1", "."],
+        ["b", ".", "1", "."],
+        ["c", "1", ".", "0"],
+    ]
+
+
+def test_confusion_matrix_lines_are_aligned():
+    lines = confusion_matrix(np.array([1, 10]), np.array([10, 10]), np.array([1, 10])).splitlines()
+    assert len({len(line) for line in lines}) == 1
