@@ -7,56 +7,58 @@ slows down slows all of them, and the median is reported.
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import math
 import os
-import platform
 import statistics
 import sys
 import time
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .backends import NAMES, Source, get_backend, unavailable
-from .backends.base import Vector
+from .cli.info import gather
 from .validation import check_count
 from .workloads import DTYPE, WORKLOADS, Workload, get_workload
 
 REFERENCE = "numpy"
-VERIFIED_STEPS = 20
+VERIFIED_STEPS = 5
+PILOT_STEPS = 20
 MEASURED_SECONDS = (0.1, 0.4)  # a measurement takes about so long: short stretches repeat, long ones are cut
 
-# How far a backend may be from the numpy backend in float32, over VERIFIED_STEPS. Rounding gives 1e-6, 2e-7 and 2e-7
-# (the first twice that where sums have 10,000 terms). Adam divides by the gradient's size, so that one weight whose
-# gradient is rounding alone may step either way: parameters are compared by the norm, not by the largest.
+# How far a backend may be from the numpy backend, in float32. Rounding alone gives 3e-7, 1e-7 and 1e-5. But where it
+# carries one z of a ReLU over zero, Adam, which divides by the gradient's size, makes the most of it: over 40 seeds
+# of mnist512 up to 2e-7, 4e-5 and 7e-3 within five steps, and 1e-3 in the losses within twenty.
 TOLERANCES = {
-    "gradient": 1e-4,  # of the first batch: max |a - b| / max |b|
-    "losses": 1e-4,  # of every step: max |a - b| / |b|
-    "parameters": 1e-3,  # after the last step: |a - b| / |b|
+    "gradient": 1e-3,  # of the first batch: |a - b| / |b|
+    "losses": 1e-3,  # of every step: max |a - b| / |b|
+    "change": 0.05,  # of the parameters, by all the steps: |a - b| / |b|
 }
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What a backend made of a workload's first steps."""
+    """What a backend made of a workload's first steps, the last of them as short as the last of an epoch."""
 
-    gradient: Vector
+    gradient: NDArray[np.float64]
     losses: NDArray[np.float64]
-    parameters: Vector
+    change: NDArray[np.float64]
 
     def differences(self, reference: Outcome) -> dict[str, float]:
         """Differences from the reference, named and measured as in TOLERANCES."""
         with np.errstate(all="ignore"):  # what is NaN or infinite is found by comparing with the tolerance
-            gradient = abs(self.gradient - reference.gradient).max() / abs(reference.gradient).max()
-            losses = (abs(self.losses - reference.losses) / abs(reference.losses)).max()
-            parameters = self.parameters.astype(np.float64) - reference.parameters
-            norm = np.linalg.norm(parameters) / np.linalg.norm(reference.parameters)
-        return {"gradient": float(gradient), "losses": float(losses), "parameters": float(norm)}
+            return {
+                "gradient": _distance(self.gradient, reference.gradient),
+                "losses": float((abs(self.losses - reference.losses) / abs(reference.losses)).max()),
+                "change": _distance(self.change, reference.change),
+            }
+
+
+def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
+    return float(np.linalg.norm(a - b) / np.linalg.norm(b))
 
 
 class Runner:
@@ -98,17 +100,16 @@ class Runner:
         return self.program.run(self.order, self.bounds, self.rates, 0)
 
     def outcome(self) -> Outcome:
-        """Gradient of the first batch, and what the first steps give; the first call compiles."""
-        steps = self.steps
-        self.prepare(VERIFIED_STEPS)
-        self.reset()
-        rows = self.order[self.bounds[0] : self.bounds[1]]
+        """What the first steps give. The first call compiles."""
+        order, bounds = self.workload.stretch(VERIFIED_STEPS)
+        bounds[-1] -= -self.workload.rows % self.workload.batch_size
+        first = order[: bounds[1]]
         assert self.source.targets is not None
-        _, gradient = self.program.loss_and_gradient(Source(self.source.inputs[rows], self.source.targets[rows]))
-        losses = self.run()
-        parameters = self.program.parameters
-        self.prepare(steps)
-        return Outcome(gradient, losses, parameters)
+        self.reset()
+        _, gradient = self.program.loss_and_gradient(Source(self.source.inputs[first], self.source.targets[first]))
+        losses = self.program.run(order[: bounds[-1]], bounds, self.rates[:VERIFIED_STEPS], 0)
+        change = self.program.parameters.astype(np.float64) - self._parameters
+        return Outcome(gradient.astype(np.float64), losses, change)
 
     def seconds(self) -> float:
         """The time of one run from the start."""
@@ -129,7 +130,7 @@ def verify(runner: Runner, reference: Outcome) -> dict[str, float]:
         if not difference <= TOLERANCES[what]:  # so that NaN is refused
             raise DifferentResultsError(
                 f"{runner.workload.name}: {runner.backend.name} and {REFERENCE} differ in their {what} by "
-                f"{difference:.2g} after {VERIFIED_STEPS} steps (at most {TOLERANCES[what]:g} is rounding); not timed"
+                f"{difference:.2g}, more than the {TOLERANCES[what]:g} that rounding may cause; nothing is timed"
             )
     return differences
 
@@ -139,7 +140,7 @@ def measure(runners: list[Runner], repeats: int) -> list[list[float]]:
     calls = []
     low, high = MEASURED_SECONDS
     for runner in runners:
-        runner.prepare(VERIFIED_STEPS)
+        runner.prepare(PILOT_STEPS)
         per_step = runner.seconds() / runner.steps
         runner.prepare(max(1, int(high / per_step)))
         calls.append(max(1, math.ceil(low / (per_step * runner.steps))))
@@ -151,54 +152,21 @@ def measure(runners: list[Runner], repeats: int) -> list[list[float]]:
 
 
 def environment() -> dict[str, Any]:
-    """What a figure depends on: versions, processor, cores and BLAS threads."""
-    versions = {"python": platform.python_version()}
-    for package in ("nnfast", "numpy", "scipy", "numba", "cupy-cuda12x", "cupy-cuda13x"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {
-        "versions": versions,
-        "cpu": cpu_name(),
-        "cores": available_cores(),
-        "blas_threads": blas_threads(),
-        "platform": platform.platform(),
-    }
+    """What a figure depends on: what `nnfast info` tells, and the threads of matrix products."""
+    facts = gather()
+    threads = _blas_threads()
+    return facts | {"blas_threads": facts["cores"] if threads is None else threads}
 
 
-def cpu_name() -> str:
-    """The processor's name, as its maker writes it where the system tells, with the core Numba compiles for."""
-    name = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        for line in cpuinfo.read_text().splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    try:
-        import llvmlite.binding
-    except ImportError:
-        return name
-    return f"{name} ({llvmlite.binding.get_host_cpu_name()})"
-
-
-def available_cores() -> int:
-    """The cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def blas_threads() -> int:
-    """Threads that matrix products may use: as the libraries say, or, without threadpoolctl, as they are told."""
+def _blas_threads() -> int | None:
+    """What the libraries say or, without threadpoolctl, what they are told; None where they take all cores."""
     try:
         from threadpoolctl import threadpool_info
     except ImportError:
-        for variable in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS"):
-            if os.environ.get(variable, "").isdecimal():
-                return int(os.environ[variable])
-        return available_cores()
+        told = [os.environ.get(name, "") for name in ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS")]
+        return next((int(text) for text in told if text.isdecimal()), None)
     pools = [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
-    return max(pools, default=1)
+    return max(pools, default=None)
 
 
 def bench_command(backends: list[str] | None, workloads: list[str] | None, repeats: int, as_json: bool) -> int:
@@ -231,11 +199,9 @@ def bench_command(backends: list[str] | None, workloads: list[str] | None, repea
         if not as_json:
             print(_lines(result), flush=True)
     if as_json:
-        missing = {name: unavailable(name) for name in NAMES}
         report = {
             "environment": where,
             "backends": described,
-            "unavailable": {name: reason for name, reason in missing.items() if reason},
             "dtype": DTYPE.name,
             "repeats": repeats,
             "tolerances": TOLERANCES,
@@ -280,16 +246,17 @@ def _result(
     }
 
 
-_COLUMNS = "{:<13} {:<15} {:>6}  {:<8} {:>13} {:>8} {:>9}"
+_COLUMNS = "{:<13} {:<15} {:>6}  {:<8} {:>13} {:>7} {:>8} {:>9}"
 
 
 def _heading(where: dict[str, Any], described: dict[str, str], repeats: int) -> str:
     lines = [
-        f"{where['cpu']}, {where['cores']} cores, {where['blas_threads']} BLAS threads; {DTYPE.name}, training steps,",
-        f"median of {repeats}. Results verified equal to {REFERENCE}'s before timing. GFLOP/s: matrix products alone.",
+        f"{where['cpu']}, {where['cores']} cores, {where['blas_threads']} for BLAS; training in {DTYPE.name}.",
+        f"Median of {repeats}; results held to {REFERENCE}'s before timing. GFLOP/s count the matrix products alone.",
+        "Spread: fastest less slowest. Far above 10% the machine is busy; OPENBLAS_NUM_THREADS=1 gives calmer figures.",
         *(f"  {name}: {text}" for name, text in described.items()),
         "",
-        _COLUMNS.format("workload", "network", "batch", "backend", "samples/s", "GFLOP/s", "speed-up"),
+        _COLUMNS.format("workload", "network", "batch", "backend", "samples/s", "spread", "GFLOP/s", "speed-up"),
     ]
     return "\n".join(lines)
 
@@ -300,6 +267,8 @@ def _lines(result: dict[str, Any]) -> str:
     first = (result["name"], result["network"], f"{result['batch_size']}")
     for name, figures in result["results"].items():
         rate, gflops, speedup = (figures[key] for key in ("samples_per_second", "gflops", "speedup"))
-        lines.append(_COLUMNS.format(*first, name, f"{rate:,.0f}", f"{gflops:.2f}", f"{speedup:.2f}x"))
+        low, high = figures["spread"]
+        spread = (high - low) / rate
+        lines.append(_COLUMNS.format(*first, name, f"{rate:,.0f}", f"{spread:.0%}", f"{gflops:.3g}", f"{speedup:.2f}x"))
         first = ("", "", "")
     return "\n".join(lines)

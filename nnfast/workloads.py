@@ -29,8 +29,8 @@ Arrays = tuple[NDArray[Any], NDArray[Any]]
 
 
 def _classes(source: np.random.Generator, rows: int, inputs: int, outputs: int) -> Arrays:
-    """Inputs uniform in [0, 1), as scaled pixels are, and a class for every row."""
-    return source.random((rows, inputs), dtype=DTYPE), source.integers(0, outputs, rows)
+    """Inputs uniform in [0, 1), as scaled pixels are, and a class for every row, all about equally often."""
+    return source.random((rows, inputs), dtype=DTYPE), source.permutation(np.arange(rows) % outputs)
 
 
 def _numbers(source: np.random.Generator, rows: int, inputs: int, outputs: int) -> Arrays:

@@ -1,0 +1,334 @@
+"""Measures every CPU kernel on one thread, each held to NumPy's result first. Prints the tables of kernels/README.md.
+
+OPENBLAS_NUM_THREADS=1 taskset -c 0 python benchmarks/kernel_rates.py
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import numpy as np
+from numba import njit
+
+from nnfast.activations import ACTIVATIONS
+from nnfast.backends.numpy import delta_of_outputs, loss_of_outputs
+from nnfast.cli.info import gather
+from nnfast.kernels.cpu.calls import call_float64, call_void
+from nnfast.kernels.cpu.compilation import OPTIONS
+from nnfast.kernels.cpu.epoch import sum_rows
+from nnfast.kernels.cpu.formulas import derivative_kernel, loss_kernel, update_kernel, value_kernel
+from nnfast.kernels.cpu.gather import gather_kernel
+from nnfast.kernels.cpu.philox import dropout
+from nnfast.kernels.cpu.products import (
+    inputs_product,
+    multiply_kernel,
+    outputs_product,
+    transpose_kernel,
+    weights_product,
+)
+from nnfast.losses import LOSSES
+from nnfast.optimizers import adam, sgd
+from nnfast.random import dropout_keep, dropout_threshold
+from nnfast.workloads import WORKLOADS
+
+REPEATS = 7
+SECONDS = 0.03  # one repeat takes at least so long
+TOLERANCE = 1e-5  # max |a - b| / max |b|
+T = np.dtype(np.float32)
+random = np.random.default_rng(0)
+
+
+class Case(NamedTuple):
+    """A kernel on arrays of one size: `repeat(count)` calls it, and was called once to be checked."""
+
+    kernel: str
+    shape: str
+    repeat: Callable[[int], Any]
+    elements: int
+    bytes: int = 0  # read and written
+    flops: int = 0
+
+
+@njit(**OPTIONS)
+def repeat_void(address, arguments, count):
+    for _ in range(count):
+        call_void(address, arguments)
+
+
+@njit(**OPTIONS)
+def repeat_float64(address, arguments, count):
+    total = 0.0
+    for _ in range(count):
+        total += call_float64(address, arguments)
+    return total
+
+
+@njit(**OPTIONS)
+def repeat_sum_rows(block, sums, count):
+    for _ in range(count):
+        sum_rows(block, sums)
+
+
+@njit(**OPTIONS)
+def repeat_dropout(inputs, outputs, mask, threshold, scale, count):
+    for step in range(count):
+        dropout(inputs, outputs, mask, np.uint64(7), step, 1, threshold, scale)
+
+
+@njit(**OPTIONS)
+def repeat_outputs(multiply, x, W, z, n, inputs, outputs, count):
+    for _ in range(count):
+        outputs_product(multiply, x, W, z, n, inputs, outputs)
+
+
+@njit(**OPTIONS)
+def repeat_weights(multiply, transpose, x, delta, W, scratch, n, inputs, outputs, count):
+    for _ in range(count):
+        weights_product(multiply, transpose, x, delta, W, scratch, n, inputs, outputs)
+
+
+@njit(**OPTIONS)
+def repeat_inputs(multiply, transpose, delta, W, x, scratch, n, inputs, outputs, count):
+    for _ in range(count):
+        inputs_product(multiply, transpose, delta, W, scratch, x, n, inputs, outputs)
+
+
+@njit(**OPTIONS)
+def repeat_blas(a, b, out, count):
+    for _ in range(count):
+        np.dot(a, b, out)
+
+
+def normal(*shape: int) -> Any:
+    return random.standard_normal(shape, dtype=T)
+
+
+def check(what: str, result: Any, expected: Any) -> None:
+    """End the program where a kernel is wrong: its speed would say nothing."""
+    difference = abs(np.asarray(result, float) - expected).max() / abs(np.asarray(expected)).max()
+    if not difference <= TOLERANCE:
+        sys.exit(f"{what} is wrong by {difference:.2g}; nothing more is timed")
+
+
+def values(name: str, rows: int, columns: int) -> Case:
+    activation = ACTIVATIONS[name]
+    kernel = value_kernel(activation, T)
+    z, bias, k = normal(rows, columns), normal(columns), np.array([*activation.constant_values, 0], T)
+    expected = activation.function(z + bias)
+    a = np.empty_like(z) if activation.derivative_uses_z else z
+
+    def arguments(bias: Any) -> Any:
+        return z, bias, a, k, rows, columns
+
+    repeat_void(kernel.address, arguments(bias), 1)
+    check(f"value of {name}", a, expected)
+    again = arguments(np.zeros_like(bias))  # z stays near where it is
+    arrays = 3 if activation.derivative_uses_z else 2
+    size = rows * columns
+    return Case(
+        f"value, {name}",
+        f"{rows} x {columns}",
+        lambda n: repeat_void(kernel.address, again, n),
+        size,
+        4 * arrays * size,
+    )
+
+
+def derivatives(name: str, rows: int, columns: int) -> Case:
+    activation = ACTIVATIONS[name]
+    kernel = derivative_kernel(activation, T)
+    z, delta, k = normal(rows, columns), normal(rows, columns), np.array([*activation.constant_values, 0], T)
+    a = activation.function(z)
+    expected = activation.backward(z, a, delta)
+    repeat_void(kernel.address, (z, a, delta, k, rows, columns), 1)
+    check(f"derivative of {name}", delta, expected)
+    # Many times a slope below 1 would end in numbers too small for the processor's fast path
+    z[...], a[...] = (30, 30) if name != "tanh" else (0, 0)
+    again = z, a, delta, k, rows, columns
+    size = rows * columns
+    return Case(
+        f"derivative, {name}", f"{rows} x {columns}", lambda n: repeat_void(kernel.address, again, n), size, 12 * size
+    )
+
+
+def losses(output: str, name: str, rows: int, columns: int) -> Case:
+    activation, loss = ACTIVATIONS[output], LOSSES[name]
+    kernel = loss_kernel(activation, loss, T)
+    z, bias, weights = normal(rows, columns), normal(columns), random.random(rows, dtype=T)
+    y = np.eye(columns, dtype=T)[random.integers(0, columns, rows)]
+    a, delta, k = np.empty_like(z), np.empty_like(z), np.array([*loss.constant_values, 0], T)
+    arguments = (z, bias, a, y, weights, delta, k, np.float32(1 / rows), rows, columns)
+    total = repeat_float64(kernel.address, arguments, 1)
+    x = z + bias
+    check(f"loss of {name}", total, weights @ loss_of_outputs(activation, loss, x, activation.function(x), y))
+    slope = delta_of_outputs(activation, loss, x, activation.function(x), y)
+    check(f"delta of {name}", delta, slope * weights[:, np.newaxis] / rows)
+    size = rows * columns
+    return Case(
+        f"loss, {output} + {name}", f"{rows} x {columns}",
+        lambda n: repeat_float64(kernel.address, arguments, n), size, 16 * size,
+    )  # fmt: skip
+
+
+def updates(optimizer: Any, size: int) -> Case:
+    kernel = update_kernel(optimizer, T)
+    p, g, slots = normal(size), normal(size), abs(normal(len(optimizer.slots), size))
+    row = optimizer.step_values(np.array([0.001]), 0).astype(T)[0]
+    p2, slots2 = p.copy(), slots.copy()
+    optimizer.apply(p2, g, slots2, row)
+    arguments = (p, g, slots.reshape(-1), row, size)
+    repeat_void(kernel.address, arguments, 1)
+    check(f"update of {optimizer!r}", p, p2)
+    arrays = 3 + 2 * len(slots)
+    return Case(
+        f"update, {optimizer.name}", f"{size:,}", lambda n: repeat_void(kernel.address, arguments, n), size,
+        4 * arrays * size,
+    )  # fmt: skip
+
+
+def gathers(dtype: str, rows: int, columns: int) -> Case:
+    """From 20,000 rows, as the workloads do: more than the second-level cache holds."""
+    labels = dtype == "int64"
+    kernel = gather_kernel(np.dtype(dtype), T, labels)
+    if labels:
+        source: Any = random.integers(0, columns, 20_000)
+    else:
+        source = (random.random((20_000, columns)) * 255).astype(dtype)
+    order = random.permutation(20_000)[:rows]
+    out = np.empty((rows, columns), T)
+    arguments = (source.ctypes.data, order, rows, columns, 0.5, out)
+    repeat_void(kernel.address, arguments, 1)
+    taken = np.eye(columns)[source[order]] if labels else source[order] * (0.5 if dtype == "uint8" else 1)
+    check(f"gather from {dtype}", out, taken)
+    size = rows * columns
+    read = 8 * rows if labels else source.itemsize * size
+    kind = "one-hot" if labels else dtype
+
+    def repeat(count: int, kept: Any = source) -> None:  # the arguments know only its address
+        repeat_void(kernel.address, arguments, count)
+
+    return Case(f"gather, {kind}", f"{rows} x {columns}", repeat, size, 4 * size + read)
+
+
+def dropouts(rows: int, columns: int) -> Case:
+    size, rate = rows * columns, 0.5
+    x, out, mask = normal(size), np.empty(size, T), np.empty(size, T)
+    arguments = (x, out, mask, np.uint64(dropout_threshold(rate)), T.type(1 / (1 - rate)))
+    repeat_dropout(*arguments, 1)
+    check("dropout", out, x * dropout_keep(7, 1, 0, size, rate) / (1 - rate))
+    return Case("dropout", f"{rows} x {columns}", lambda n: repeat_dropout(*arguments, n), size, 12 * size)
+
+
+def row_sums(rows: int, columns: int) -> Case:
+    block, sums = normal(rows, columns), np.empty(columns, T)
+    repeat_sum_rows(block.reshape(-1), sums, 1)
+    check("sum_rows", sums, block.sum(axis=0))
+    size = rows * columns
+    return Case(
+        "sum_rows", f"{rows} x {columns}", lambda n: repeat_sum_rows(block.reshape(-1), sums, n), size, 4 * size
+    )
+
+
+def products() -> Iterator[tuple[Case, Case]]:
+    """The three products of every layer of the workloads, by nnfast.kernels.cpu.products and by SciPy's BLAS."""
+    multiply, transpose = multiply_kernel(T).address, transpose_kernel(T).address
+    seen = set()
+    for workload in WORKLOADS.values():
+        for op in workload.plan().dense_operations:
+            n, (fan_in, fan_out) = workload.batch_size, op.weights.shape
+            if (n, fan_in, fan_out) in seen:
+                continue
+            seen.add((n, fan_in, fan_out))
+            x, W, delta, scratch = (
+                normal(n, fan_in),
+                normal(fan_in, fan_out),
+                normal(n, fan_out),
+                normal(fan_in * fan_out),
+            )
+            rows: list[tuple[str, Any, tuple[int, ...], tuple[Any, ...], Any, Any]] = [
+                ("x W", repeat_outputs, (multiply,), (x, W), x, W),
+                ("x^T delta", repeat_weights, (multiply, transpose), (x, delta), x.T, delta),
+            ]
+            if op.input_gradient:
+                rows.append(("delta W^T", repeat_inputs, (multiply, transpose), (delta, W), delta, W.T))
+            shape = f"{workload.name}: {n} x {fan_in} x {fan_out}"
+            for name, repeat, addresses, read, a, b in rows:
+                ours, blas = (np.empty((len(a), b.shape[1]), T) for _ in range(2))
+                arrays = [array.reshape(-1) for array in (*read, ours)]
+                flat = (*addresses, *arrays, *([scratch] if len(addresses) > 1 else []), n, fan_in, fan_out)
+                repeat(*flat, 1)
+                repeat_blas(a, b, blas, 1)
+                expected = a.astype(float) @ b
+                check(f"{name} of {shape}", ours, expected)
+                check(f"{name} of {shape} by BLAS", blas, expected)
+                flops = 2 * n * fan_in * fan_out
+                yield (
+                    Case(name, shape, partial(repeat, *flat), 0, 0, flops),
+                    Case(name, shape, partial(repeat_blas, a, b, blas), 0, 0, flops),
+                )
+
+
+def elementwise() -> Iterator[Case]:
+    for name in ("relu", "sigmoid", "tanh", "gelu"):
+        yield values(name, 256, 64)
+    for name in ("relu", "tanh", "gelu"):
+        yield derivatives(name, 256, 64)
+    yield losses("softmax", "cross_entropy", 200, 10)
+    yield losses("softmax", "cross_entropy", 256, 2)
+    yield losses("identity", "squared_error", 10_000, 4)
+    yield losses("sigmoid", "binary_cross_entropy", 256, 1)
+    yield updates(sgd(), 101_770)
+    yield updates(adam(), 7_510)
+    yield updates(adam(), 101_770)
+    yield updates(adam(), 669_706)
+    yield gathers("float32", 256, 28)
+    yield gathers("float32", 64, 784)
+    yield gathers("uint8", 64, 784)
+    yield gathers("int64", 200, 10)
+    yield dropouts(64, 128)
+    yield row_sums(256, 64)
+    yield row_sums(256, 512)
+
+
+def seconds_of(case: Case) -> float:
+    """Median processor time of one call: other processes on the core do not count."""
+    count, taken = 1, 0.0
+    while taken < SECONDS:
+        count = max(2 * count, int(1.2 * count * SECONDS / max(taken, 1e-6)) if taken else 2)
+        start = time.process_time()
+        case.repeat(count)
+        taken = time.process_time() - start
+    times = []
+    for _ in range(REPEATS):
+        start = time.process_time()
+        case.repeat(count)
+        times.append((time.process_time() - start) / count)
+    return statistics.median(times)
+
+
+def main() -> None:
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+        sys.exit(f"one thread is measured: run {__doc__.splitlines()[-1]}" if __doc__ else "set OPENBLAS_NUM_THREADS=1")
+    facts = gather()
+    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("numpy", "scipy", "numba"))
+    print(f"{facts['cpu']} ({facts['backends']['numba']['description']}), {packages}, Python {facts['python']}\n")
+    print("| kernel | shape | us | ns / element | GB/s |\n|---|---|--:|--:|--:|")
+    for case in elementwise():
+        seconds = seconds_of(case)
+        rate = f"{1e9 * seconds / case.elements:.2f} | {case.bytes / seconds / 1e9:.1f}"
+        print(f"| {case.kernel} | {case.shape} | {1e6 * seconds:.2f} | {rate} |", flush=True)
+    print("\n| product | batch x inputs x outputs | us | GFLOP/s | BLAS: GFLOP/s |\n|---|---|--:|--:|--:|")
+    for ours, blas in products():
+        seconds = seconds_of(ours)
+        rates = f"{ours.flops / seconds / 1e9:.1f} | {blas.flops / seconds_of(blas) / 1e9:.1f}"
+        print(f"| {ours.kernel} | {ours.shape} | {1e6 * seconds:.2f} | {rates} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,53 @@
+"""Epoch throughput: every backend on every workload, held to the numpy backend's results before it is timed.
+
+Backends stand side by side in each workload's table. A round is the workload's epochs, from the initial weights.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import pytest
+
+from nnfast.backends import Source
+from nnfast.bench import REFERENCE, TOLERANCES, VERIFIED_STEPS, Outcome, Runner, verify
+from nnfast.workloads import WORKLOADS, get_workload
+
+ROUNDS = 5
+
+
+@cache
+def source_of(name: str) -> Source:
+    return get_workload(name).source()
+
+
+@cache
+def reference_of(name: str) -> Outcome:
+    return Runner(get_workload(name), REFERENCE, source_of(name)).outcome()
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_epoch(name: str, backend: str, benchmark: Any, machine: dict[str, Any]) -> None:
+    workload = get_workload(name)
+    benchmark.group = f"{name}: {workload.sizes}, batch {workload.batch_size}, {workload.epochs} epochs a round"
+    runner = Runner(workload, backend, source_of(name))
+    differences = verify(runner, reference_of(name))
+    if benchmark.disabled:
+        runner.prepare(VERIFIED_STEPS)
+
+    losses = benchmark.pedantic(runner.run, setup=runner.reset, rounds=ROUNDS, warmup_rounds=1)
+
+    assert len(losses) == runner.steps
+    benchmark.extra_info |= {
+        "backend": runner.backend.name,
+        "runs_on": runner.backend.description,
+        "epochs": workload.epochs,
+        "differences": differences,
+        "tolerances": TOLERANCES,
+        **machine,
+    }
+    if benchmark.stats:
+        seconds = benchmark.stats.stats.median / runner.rows
+        benchmark.extra_info["samples_per_second"] = 1 / seconds
+        benchmark.extra_info["gflops"] = workload.flops_per_row() / seconds / 1e9
