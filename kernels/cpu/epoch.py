@@ -10,7 +10,7 @@ import math
 
 import numpy as np
 
-from .calls import call_float64, call_void
+from .calls import call_float64, call_void, unowned
 from .compilation import helper, kernel
 from .philox import dropout
 from .products import inputs_product, outputs_product, weights_product
@@ -49,6 +49,10 @@ def run_steps(
     losses: (n_steps,) float64, written. In mode EVALUATE, the loss is the weighted sum and outputs (n_rows, n_outputs)
     receives the rows' outputs.
     """
+    # Every slice below would count a reference otherwise, which small networks feel.
+    operations, job, constants, zeros = unowned(operations), unowned(job), unowned(constants), unowned(zeros)
+    parameters, gradient, slots = unowned(parameters), unowned(gradient), unowned(slots)
+    workspace, scratch, order, values = unowned(workspace), unowned(scratch), unowned(order), unowned(values)
     mode = job[MODE]
     for k in range(bounds.size - 1):
         rows = order[bounds[k] : bounds[k + 1]]
