@@ -165,7 +165,8 @@ class Network:
     def summary(self) -> str:
         """A table of the layers: number, kind, activation, output shape, parameters."""
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
-        for index, (layer, before, after) in enumerate(zip(self.layers, self.shapes[:-1], self.shapes[1:], strict=True)):
+        shapes = self.shapes
+        for index, (layer, before, after) in enumerate(zip(self.layers, shapes[:-1], shapes[1:], strict=True)):
             name = f"{layer.kind}({layer.rate:g})" if isinstance(layer, Dropout) else layer.kind
             activation = layer.function.name if isinstance(layer, Dense) else ""
             rows.append((str(index), name, activation, str(after), f"{layer.parameter_count(before):,}"))

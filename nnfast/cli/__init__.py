@@ -137,7 +137,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     bench = command("bench", "time the backends on the same networks, after checking that they agree")
     bench.add_argument("--backend", metavar="A,B", help="backends to compare (default: all that can run here)")
     bench.add_argument("--workload", metavar="A,B", help="workloads to run (default: all)")
-    bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats, the median counts (default 3)")
+    bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats; the median counts (3)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser, commands.choices
 
