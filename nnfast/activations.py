@@ -15,14 +15,17 @@ from typing import Any
 import numpy as np
 
 from .derivatives import check_derivative
-from .formula import check, check_constants, numpy_function
+from .formula import NamedConstants, check, check_constants
 from .intervals import check_interval
 
 CHECK_POINTS = np.concatenate([[0.0, 1e-4, -1e-4], np.linspace(-20, 20, 83), [-60.0, 60.0]])
 
 
+ACTIVATIONS: dict[str, Activation] = {}  # filled at the end, from _ROWS
+
+
 @dataclass(frozen=True)
-class Activation:
+class Activation(NamedConstants):
     """An elementwise activation made of formulas, a row of ACTIVATIONS or a user's own.
 
     value: formula of z. derivative: formula of z, a. constants: named numbers the formulas may use; changing one
@@ -43,8 +46,8 @@ class Activation:
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", check_constants(self.constants))
         check_interval(self.range)
-        if self.is_row_operation:
-            return
+        if self.is_row_operation or not ACTIVATIONS:
+            return  # softmax has no formula; the table's own rows are checked by the tests, not at every import
         check(self.value, ("z", *self.constant_names))
         check(self.derivative, ("z", "a", *self.constant_names))
 
@@ -60,14 +63,6 @@ class Activation:
         """Softmax: its outputs depend on the whole row, so every backend writes it out itself."""
         return self.value == "softmax(z)"
 
-    @property
-    def constant_names(self) -> tuple[str, ...]:
-        return tuple(dict(self.constants))
-
-    @property
-    def constant_values(self) -> tuple[float, ...]:
-        return tuple(dict(self.constants).values())
-
     @functools.cached_property
     def derivative_uses_z(self) -> bool:
         return not self.is_row_operation and "z" in check(self.derivative, ("z", "a", *self.constant_names))
@@ -77,12 +72,11 @@ class Activation:
         if self.is_row_operation:
             exponentials = np.exp(z - z.max(axis=-1, keepdims=True))  # the largest exponent is 0: no overflow
             return exponentials / exponentials.sum(axis=-1, keepdims=True)
-        return numpy_function(self.value, ("z", *self.constant_names))(z, *self._typed_constants(z))
+        return self._evaluate(self.value, ("z",), z)
 
     def derivative_function(self, z: Any, a: Any) -> Any:
         """f'(z) in NumPy, elementwise. z may be None where derivative_uses_z is False."""
-        function = numpy_function(self.derivative, ("a", "z", *self.constant_names))
-        return function(a, z, *self._typed_constants(a))
+        return self._evaluate(self.derivative, ("a", "z"), a, z)
 
     def backward(self, z: Any, a: Any, gradient: Any) -> Any:
         """dLoss/dz from gradient = dLoss/da: the chain rule, in NumPy."""
@@ -90,9 +84,6 @@ class Activation:
             # da_k/dz_j = a_k (delta_kj - a_j), so dL/dz_j = a_j (g_j - sum_k g_k a_k)
             return a * (gradient - (gradient * a).sum(axis=-1, keepdims=True))
         return gradient * self.derivative_function(z, a)
-
-    def _typed_constants(self, array: Any) -> tuple[Any, ...]:
-        return tuple(array.dtype.type(value) for value in self.constant_values)
 
     def __repr__(self) -> str:
         return repr(self.name) if ACTIVATIONS.get(self.name) == self else self._full_repr()
@@ -197,7 +188,6 @@ _ROWS = (
     Activation("softmax", value="softmax(z)", derivative="a * (1 - a)", range="simplex", output_only=True),
 )
 
-ACTIVATIONS: dict[str, Activation] = {}
 ACTIVATIONS.update({row.name: row for row in _ROWS})
 ALIASES = {"swish": "silu", "logistic": "sigmoid", "linear": "identity"}
 

@@ -207,6 +207,25 @@ def numpy_function(texts: tuple[str, ...] | str, arguments: tuple[str, ...]) -> 
     return function
 
 
+class NamedConstants:
+    """What rows of the tables with a field `constants` share: its names and values, in one order."""
+
+    constants: tuple[tuple[str, float], ...] | Mapping[str, float]
+
+    @property
+    def constant_names(self) -> tuple[str, ...]:
+        return tuple(dict(self.constants))
+
+    @property
+    def constant_values(self) -> tuple[float, ...]:
+        return tuple(dict(self.constants).values())
+
+    def _evaluate(self, text: str, names: tuple[str, ...], *arrays: Any) -> Any:
+        """The formula in NumPy, with the constants in the dtype of the first array."""
+        constants = (arrays[0].dtype.type(value) for value in self.constant_values)
+        return numpy_function(text, (*names, *self.constant_names))(*arrays, *constants)
+
+
 def check_name(name: str, what: str) -> str:
     """Return `name` if it can name a constant or a state in a formula, or raise FormulaError."""
     if not isinstance(name, str) or not re.fullmatch(r"[A-Za-z][A-Za-z0-9_]{0,31}", name) or name in FUNCTIONS:

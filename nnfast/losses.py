@@ -9,26 +9,30 @@ derivative of the activation cancels, and nothing is divided by a vanishing numb
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from .activations import ACTIVATIONS, Activation
 from .derivatives import check_derivative
-from .formula import check, check_constants, numpy_function
+from .formula import NamedConstants, check, check_constants
 from .intervals import SIMPLEX, check_interval, contains, lies_within, parse_interval
 
 REDUCTIONS = ("mean", "sum")
 
 
+LOSSES: dict[str, Loss] = {}  # filled at the end, from _ROWS
+
+
 @dataclass(frozen=True)
-class Loss:
+class Loss(NamedConstants):
     """A loss made of formulas of a (the output) and y (the target), a row of LOSSES or a user's own.
 
     value, derivative: formulas of a, y and the constants; the derivative is dvalue/da. domain: the interval of
     outputs it is defined for ("simplex": rows that sum to one). targets: the interval of targets. reduction: how
-    rows are put together, "mean" or "sum".
+    rows are put together, "mean" or "sum". reported: a formula of a and y to give out as the loss where a canonical
+    pair minimises value: other libraries scale or clip the number they show, but not the gradient.
 
     Raises FormulaError (a ValueError) for a formula outside the grammar, or, with the point, for a derivative that
     is not the value's.
@@ -41,6 +45,7 @@ class Loss:
     domain: str = "(-inf, inf)"
     targets: str = "(-inf, inf)"
     reduction: str = "mean"
+    reported: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", check_constants(self.constants))
@@ -48,9 +53,13 @@ class Loss:
         check_interval(self.targets)
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if not LOSSES:
+            return  # the table's own rows are checked by the tests, not at every import
         names = ("a", "y", *self.constant_names)
         check(self.value, names)
         check(self.derivative, names)
+        if self.reported is not None:
+            check(self.reported, ("a", "y"))
         for target in _points(self.targets, 7):
 
             def value(a: Any, y: Any = target) -> Any:
@@ -62,24 +71,13 @@ class Loss:
             what = f"loss {self.name!r} at y = {target:.6g}"
             check_derivative(value, derivative, _points(self.domain, 25), what, "a")
 
-    @property
-    def constant_names(self) -> tuple[str, ...]:
-        return tuple(dict(self.constants))
-
-    @property
-    def constant_values(self) -> tuple[float, ...]:
-        return tuple(dict(self.constants).values())
-
     def function(self, a: Any, y: Any) -> Any:
         """The loss of every output, in NumPy. Shape of a."""
-        return numpy_function(self.value, ("a", "y", *self.constant_names))(a, y, *self._typed_constants(a))
+        return self._evaluate(self.value, ("a", "y"), a, y)
 
     def derivative_function(self, a: Any, y: Any) -> Any:
         """dLoss/da of every output, in NumPy. Shape of a."""
-        return numpy_function(self.derivative, ("a", "y", *self.constant_names))(a, y, *self._typed_constants(a))
-
-    def _typed_constants(self, array: Any) -> tuple[Any, ...]:
-        return tuple(array.dtype.type(value) for value in self.constant_values)
+        return self._evaluate(self.derivative, ("a", "y"), a, y)
 
     def __repr__(self) -> str:
         return repr(self.name) if LOSSES.get(self.name) == self else self._full_repr()
@@ -148,7 +146,6 @@ _ROWS = (
     ),
 )
 
-LOSSES: dict[str, Loss] = {}
 LOSSES.update({row.name: row for row in _ROWS})
 
 
@@ -181,7 +178,8 @@ def is_softmax_cross_entropy(activation: Activation, loss: Loss) -> bool:
 def canonical_pair(activation: Activation, loss: Loss) -> CanonicalPair | None:
     """The pair's fused formulas, if these two are the tables' own rows and canonical partners."""
     is_own = ACTIVATIONS.get(activation.name) == activation and LOSSES.get(loss.name) == loss
-    return CANONICAL_PAIRS.get((activation.name, loss.name)) if is_own else None
+    pair = CANONICAL_PAIRS.get((activation.name, loss.name)) if is_own else None
+    return CanonicalPair(loss.reported, pair.delta) if pair and loss.reported else pair
 
 
 def get_loss(loss: str | Loss) -> Loss:

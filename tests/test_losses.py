@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 
 import numpy as np
@@ -107,3 +108,8 @@ def test_unknown_losses_and_reductions_are_refused() -> None:
         get_loss("mse")
     with pytest.raises(ValueError, match="reduction must be one of mean, sum, got 'none'"):
         Loss("mine", value="a - y", derivative="1", reduction="none")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_every_row_passes_the_check_that_users_own_must_pass(name: str) -> None:
+    assert dataclasses.replace(LOSSES[name], name="mine").value == LOSSES[name].value
