@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import scipy.sparse as sp
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -163,6 +164,26 @@ def test_bytes_are_scaled_as_they_are_gathered(backend: Backend) -> None:
     from_floats = program.loss_and_gradient(Source(pixels / 255, np.eye(3)[labels]))
     assert from_bytes[0] == pytest.approx(from_floats[0], rel=ONE_STEP["float64"])
     assert difference(from_bytes[1], from_floats[1]) < ONE_STEP["float64"]
+
+
+@pytest.mark.parametrize("stored", ["float32", "float64"])
+@pytest.mark.parametrize("index", ["int32", "int64"])
+def test_sparse_rows_and_rows_of_the_other_dtype_give_the_same_model(backend: Backend, stored: str, index: str) -> None:
+    network = Network(9, [Dense(5, "tanh"), Dense(3, "softmax")])
+    random = np.random.default_rng(0)
+    full = (random.normal(size=(23, 9)) * (random.random((23, 9)) < 0.3)).astype(stored)
+    sparse = sp.csr_array(full)
+    sparse.indices, sparse.indptr = sparse.indices.astype(index), sparse.indptr.astype(index)
+    labels = random.integers(0, 3, 23)
+    results = []
+    for inputs in (full.astype("float64"), full, sparse):
+        program = make_program(backend, network, recipe("cross_entropy", adam(), alpha=0.1), rows=8)
+        program.bind(Source(inputs, labels))
+        losses = program.run(np.arange(69) % 23, np.append(np.arange(0, 69, 8), 69), np.full(9, 0.01), first_step=0)
+        results.append((losses, program.parameters, program.predict(Source(inputs))))
+    for other in results[1:]:
+        for ours, reference in zip(other, results[0], strict=True):
+            assert difference(ours, reference) < ONE_STEP["float64"]
 
 
 def test_evaluation_is_the_weighted_mean_over_all_rows_without_penalty_or_dropout(backend: Backend) -> None:

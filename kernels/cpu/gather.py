@@ -14,7 +14,6 @@ from functools import cache
 from typing import Any
 
 import numpy as np
-
 from numba import types
 from numba.extending import intrinsic
 
@@ -82,10 +81,10 @@ with caching() as enabled:
 
 
 @intrinsic
-def load(typing_context, address, index, like):  # type: ignore[no-untyped-def]
+def load(typing_context, address, index, like):
     """The element at `index` of the array at an address, of the type of `like`."""
 
-    def generate(context, builder, signature, values):  # type: ignore[no-untyped-def]
+    def generate(context, builder, signature, values):
         kind = context.get_data_type(signature.return_type)
         base = builder.inttoptr(values[0], kind.as_pointer())
         return builder.load(builder.gep(base, [values[1]]))

@@ -97,7 +97,7 @@ def update_source(optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
 
 
 def gather_source(source: np.dtype[Any], dtype: np.dtype[Any]) -> str:
-    """Kernels `gather` and `one_hot` from a source of one element type."""
+    """Kernels `gather`, `one_hot` and `gather_csr` from a source of one element type."""
     return f"typedef {C_TYPES[source.name]} S;\n" + _source("gather", dtype)
 
 

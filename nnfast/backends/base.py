@@ -117,6 +117,32 @@ class Program(ABC):
     def slots(self, vectors: Vector) -> None: ...
 
 
+class HostProgram(Program):
+    """A program whose parameters and slots are NumPy arrays."""
+
+    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        super().__init__(plan, recipe)
+        self._parameters = np.zeros(plan.parameter_count, recipe.dtype)
+        self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), recipe.dtype)
+        self._source: Source | None = None
+
+    @property
+    def parameters(self) -> Vector:
+        return self._parameters.copy()
+
+    @parameters.setter
+    def parameters(self, vector: Vector) -> None:
+        self._parameters[...] = vector
+
+    @property
+    def slots(self) -> Vector:
+        return self._slots.copy()
+
+    @slots.setter
+    def slots(self, vectors: Vector) -> None:
+        self._slots[...] = vectors
+
+
 class Backend(ABC):
     """Where and how programs run. `name` is what a user selects it by; `description` says on what it runs."""
 

@@ -50,7 +50,7 @@ class CudaBackend(Backend):
 
 
 class _Rows(NamedTuple):
-    """A Source on the device."""
+    """A Source on the device; sparse inputs are a tuple: values, column indices and where each row starts."""
 
     inputs: Any
     targets: Any
@@ -102,7 +102,13 @@ class CudaProgram(Program):
             with self._backend.xp.cuda.Device(self._backend.device):
                 targets = np.zeros(0, np.int64) if source.targets is None else source.targets
                 weights = None if source.sample_weight is None else self._xp.asarray(source.sample_weight)
-                rows = _Rows(self._xp.asarray(source.inputs), self._xp.asarray(targets), weights, source.scale)
+                inputs = source.inputs
+                if source.is_sparse:
+                    parts = (inputs.data, inputs.indices.astype(np.int64), inputs.indptr.astype(np.int64))
+                    inputs = tuple(self._xp.asarray(part) for part in parts)
+                else:
+                    inputs = self._xp.asarray(inputs)
+                rows = _Rows(inputs, self._xp.asarray(targets), weights, source.scale)
             for key in [key for key, (kept, _) in self._uploaded.items() if kept is not self._source]:
                 del self._uploaded[key]
             self._uploaded[id(source)] = (source, rows)
@@ -179,8 +185,14 @@ class CudaProgram(Program):
     def _forward(self, rows: _Rows, batch: Any, step: int | None) -> None:
         """Every layer's outputs; for the last layer only the product. step: None leaves dropout out."""
         plan, n = self.plan, len(batch)
-        scale = rows.scale if rows.inputs.dtype != self.recipe.dtype else 1.0
-        self._gather(rows.inputs, batch, plan.inputs.shape[1], scale, self._view(plan.inputs, n))
+        inputs = self._view(plan.inputs, n)
+        if isinstance(rows.inputs, tuple):
+            inputs.fill(0)
+            kernel = self._kernel("gather", rows.inputs[0].dtype, name="gather_csr")
+            self._launch(kernel, n, *rows.inputs, batch, np.int64(n), np.int32(inputs.shape[1]), inputs)
+        else:
+            scale = rows.scale if rows.inputs.dtype != self.recipe.dtype else 1.0
+            self._gather(rows.inputs, batch, plan.inputs.shape[1], scale, inputs)
         for op in plan.operations:
             x, out = self._view(op.inputs, n), self._view(op.outputs, n)
             if isinstance(op, DropoutOperation):

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from ..plan import DenseOperation, Plan
 from ..random import dropout_threshold
-from .base import Backend, Program, Recipe, Source, Vector, batch_divisor
+from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor
 
 logger = logging.getLogger("nnfast")
 
@@ -33,7 +33,7 @@ class NumbaBackend(Backend):
         return NumbaProgram(plan, recipe)
 
 
-class NumbaProgram(Program):
+class NumbaProgram(HostProgram):
     """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
@@ -45,14 +45,11 @@ class NumbaProgram(Program):
         self._sparse_kernel = gather.sparse_kernel
         self._formulas = formulas
         dtype = recipe.dtype
-        self._parameters = np.zeros(plan.parameter_count, dtype)
         self._gradient = np.zeros(plan.parameter_count, dtype)
-        self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), dtype)
         self._workspace = np.zeros(plan.workspace_size, dtype)
         self._scratch = np.zeros(max(span.size for span in plan.weight_spans), dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._kernels: list[Any] = []
-        self._source: Source | None = None
         with announced(dtype):
             self._operations, self._constants, self._job = self._tables()
         self._settings = np.zeros(epoch.SETTINGS_SIZE)
@@ -190,33 +187,20 @@ class NumbaProgram(Program):
     def _no_values(self, steps: int) -> Vector:
         return np.zeros((steps, 1), self.recipe.dtype)
 
-    @property
-    def parameters(self) -> Vector:
-        return self._parameters.copy()
-
-    @parameters.setter
-    def parameters(self, vector: Vector) -> None:
-        self._parameters[...] = vector
-
-    @property
-    def slots(self) -> Vector:
-        return self._slots.copy()
-
-    @slots.setter
-    def slots(self, vectors: Vector) -> None:
-        self._slots[...] = vectors
-
 
 class announced:  # noqa: N801 - reads as the statement it is
     """Says once, on a terminal, that kernels are being compiled, and marks them so that it is not said again."""
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._what = dtype.name
+        self._dtype = dtype
 
     def __enter__(self) -> None:
+        if self._dtype in _compiled:  # nearly always, so this is all it costs then
+            return
         from ..kernels.cpu import compilation
 
-        self._cold = self._what not in _compiled and not compilation.is_compiled(self._what)
+        self._what = self._dtype.name
+        self._cold = not compilation.is_compiled(self._what)
         if self._cold and self._what not in _announced:
             _announced.add(self._what)
             message = f"nnfast: compiling the CPU kernels for {self._what} (once; some seconds)"
@@ -225,16 +209,18 @@ class announced:  # noqa: N801 - reads as the statement it is
                 print(message, file=sys.stderr, flush=True)
 
     def __exit__(self, *exception: object) -> None:
+        if self._dtype in _compiled:
+            return
         from ..kernels.cpu import compilation, epoch
 
         if epoch.run_steps.signatures and exception[0] is None:
-            _compiled.add(self._what)
+            _compiled.add(self._dtype)
             if self._cold:
                 compilation.mark_compiled(self._what)
 
 
 _announced: set[str] = set()
-_compiled: set[str] = set()
+_compiled: set[np.dtype[Any]] = set()
 
 
 def unavailable_reason() -> str | None:

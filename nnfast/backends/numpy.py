@@ -16,7 +16,7 @@ from ..formula import numpy_function
 from ..losses import Loss, canonical_pair, is_softmax_cross_entropy
 from ..plan import DropoutOperation, Plan
 from ..random import dropout_keep
-from .base import Backend, Program, Recipe, Source, Vector, batch_divisor
+from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor
 
 Array = NDArray[Any]
 
@@ -34,14 +34,8 @@ class NumpyBackend(Backend):
         return NumpyProgram(plan, recipe)
 
 
-class NumpyProgram(Program):
+class NumpyProgram(HostProgram):
     """The mathematics of a training step, line by line."""
-
-    def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        super().__init__(plan, recipe)
-        self._parameters = np.zeros(plan.parameter_count, recipe.dtype)
-        self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), recipe.dtype)
-        self._source: Source | None = None
 
     def bind(self, source: Source) -> None:
         self._source = source
@@ -181,22 +175,6 @@ class NumpyProgram(Program):
             norm = np.sqrt(gradient @ gradient)
             if norm > self.recipe.clip_norm:
                 gradient *= self.recipe.dtype.type(self.recipe.clip_norm) / norm
-
-    @property
-    def parameters(self) -> Vector:
-        return self._parameters.copy()
-
-    @parameters.setter
-    def parameters(self, vector: Vector) -> None:
-        self._parameters[...] = vector
-
-    @property
-    def slots(self) -> Vector:
-        return self._slots.copy()
-
-    @slots.setter
-    def slots(self, vectors: Vector) -> None:
-        self._slots[...] = vectors
 
 
 def loss_of_outputs(activation: Activation, loss: Loss, z: Array, a: Array, y: Array) -> Array:
