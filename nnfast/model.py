@@ -18,6 +18,7 @@ from .data.table import Table
 from .data.targets import ClassTargets, TargetEncoding, targets_from_state
 from .files import write_bytes
 from .history import History
+from .intervals import SIMPLEX, lies_within
 from .losses import LOSSES, Loss, check_pair, get_loss
 from .metrics import predicted_classes, score
 from .network import Network
@@ -65,10 +66,13 @@ class Model:
     def predict_proba(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The probability of every class, (n_rows, n_classes), in the order of targets.classes.
 
-        Raises TypeError where the model tells no classes apart.
+        Raises TypeError where the model tells no classes apart, or by outputs that are no probabilities.
         """
         if not isinstance(self.targets, ClassTargets):
             raise TypeError("predict_proba is for classes, but this model was trained on numbers; use predict")
+        activation = self.network.output_layer.function
+        if not lies_within(activation.range, "[0, 1]" if self.network.output_size == 1 else SIMPLEX):
+            raise TypeError(f"outputs of activation {activation.name!r} are no probabilities; use outputs or predict")
         outputs = self.outputs(X)
         return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
 

@@ -174,6 +174,8 @@ def train(
     if orders is None:
         everything = np.arange(training.n_rows)
         orders = ShuffledOrders(seed, training.n_rows) if shuffle else lambda epoch: everything
+    else:
+        orders = _checked(orders, training.n_rows)
 
     model = Model(network, program.parameters, chosen_loss, targets, inputs, input_scale, History(), backend)
     run = _Run(
@@ -375,6 +377,22 @@ def _interruptible(run: _Run) -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def _checked(orders: Orders, n_rows: int) -> Orders:
+    """The user's orders, each of them checked: compiled kernels read whatever row they are told to."""
+
+    def checked(epoch: int) -> NDArray[np.int64]:
+        order = np.asarray(orders(epoch))
+        if order.shape != (n_rows,) or order.dtype.kind not in "iu":
+            raise ValueError(
+                f"orders({epoch}) must give {n_rows} row numbers, got {order.dtype} of shape {order.shape}"
+            )
+        if order.min() < 0 or order.max() >= n_rows:
+            raise ValueError(f"orders({epoch}) must give rows in [0, {n_rows}), got {order.min()} to {order.max()}")
+        return order.astype(np.int64)
+
+    return checked
 
 
 def _take(source: Source, rows: NDArray[np.int64]) -> Source:

@@ -128,6 +128,17 @@ def test_orders_and_initial_parameters_may_come_from_the_caller(rows: tuple[Any,
     np.testing.assert_array_equal(model.parameters, expected.parameters)
 
 
+def test_orders_outside_the_rows_are_refused(rows: tuple[Any, Any]) -> None:
+    for order, message in (
+        (np.arange(70) + 1, r"orders\(0\) must give rows in \[0, 70\), got 1 to 70"),
+        (np.arange(70) - 1, "got -1 to 68"),
+        (np.arange(69), "must give 70 row numbers, got int64 of shape"),
+        (np.zeros(70), "got float64"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            quick(REGRESSION, *rows, orders=lambda epoch, order=order: order, backend="numba")
+
+
 def test_early_stopping_ends_the_run_and_restores_the_best_weights(rows: tuple[Any, Any]) -> None:
     X, y = rows
     seen: list[EpochRecord] = []
@@ -253,6 +264,14 @@ def test_one_sigmoid_output_tells_two_classes_apart(classes: tuple[Any, Any]) ->
     np.testing.assert_allclose(probabilities.sum(axis=1), 1)
     with pytest.raises(ValueError, match="y holds 3 classes; with one output binary_cross_entropy tells two apart"):
         quick(Network(3, [Dense(1, "sigmoid")]), X, y)
+
+
+def test_outputs_that_are_no_probabilities_are_not_called_so(classes: tuple[Any, Any]) -> None:
+    X, y = classes
+    model = quick(Network(3, [Dense(3)]), X, y, loss="squared_error")
+    assert set(model.predict(X)) <= {0, 1, 2}
+    with pytest.raises(TypeError, match="outputs of activation 'identity' are no probabilities"):
+        model.predict_proba(X)
 
 
 def test_the_loss_defaults_to_the_output_s_own() -> None:
