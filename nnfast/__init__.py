@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .activations import ACTIVATIONS, Activation
     from .backends import BackendUnavailableError, get_backend
+    from .estimators import MLPClassifier, MLPRegressor
     from .history import EpochRecord, History
     from .losses import LOSSES, Loss
     from .model import Model
@@ -29,6 +30,7 @@ __version__ = "0.1.0"
 _HOMES = {
     "activations": ("ACTIVATIONS", "Activation"),
     "backends": ("BackendUnavailableError", "get_backend"),
+    "estimators": ("MLPClassifier", "MLPRegressor"),
     "history": ("EpochRecord", "History"),
     "losses": ("LOSSES", "Loss"),
     "model": ("Model",),
@@ -42,7 +44,8 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 __all__ = [  # noqa: RUF022 - in the order of use
     "Network", "Dense", "Dropout", "Flatten", "multilayer_perceptron", "train", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
-    "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError",
+    "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
+    "MLPRegressor",
 ]  # fmt: skip
 
 

@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 
 from .derivatives import check_derivative
-from .formula import NamedConstants, check, check_constants
-from .intervals import check_interval
+from .formula import FormulaError, NamedConstants, check, check_constants
+from .intervals import SIMPLEX, check_interval
 
 CHECK_POINTS = np.concatenate([[0.0, 1e-4, -1e-4], np.linspace(-20, 20, 83), [-60.0, 60.0]])
 
@@ -46,6 +46,8 @@ class Activation(NamedConstants):
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", check_constants(self.constants))
         check_interval(self.range)
+        if self.is_row_operation and not (self.output_only and self.range == SIMPLEX):
+            raise FormulaError(f"activation {self.name!r}: softmax stands in the last layer only")
         if self.is_row_operation or not ACTIVATIONS:
             return  # softmax has no formula; the table's own rows are checked by the tests, not at every import
         check(self.value, ("z", *self.constant_names))

@@ -34,7 +34,8 @@ OPERATORS: dict[type[ast.AST], str] = {
 COMPARISONS = (">", "<", ">=", "<=")
 
 # How an operation is written in each language, where that differs from `x + y` and `f(x)`. In the scalar languages
-# max(x, y) is spelled so that a NaN in x stays one (CUDA's fmax would drop it): NaN must reach the loss to be seen.
+# max(x, y) is spelled so that a NaN in x stays one (CUDA's fmax would drop it), and `nan` gives back one in y: NaN must
+# reach the loss to be seen.
 SPELLINGS: dict[str, dict[str, str]] = {
     "numpy": {
         **{name: f"np.{name}({{0}})" for name in ("exp", "expm1", "log", "log1p", "sqrt", "tanh", "abs")},
@@ -46,12 +47,14 @@ SPELLINGS: dict[str, dict[str, str]] = {
         "min": "{1} if {0} > {1} else {0}",
         "max": "{1} if {0} < {1} else {0}",
         "where": "{1} if {0} else {2}",
+        "nan": "{0} if {0} != {0} else {1}",
     },
     "cuda": {
         "abs": "fabs({0})",
         "min": "{0} > {1} ? {1} : {0}",
         "max": "{0} < {1} ? {1} : {0}",
         "where": "{0} ? {1} : {2}",
+        "nan": "{0} != {0} ? {0} : {1}",
         "**": "pow({0}, {1})",
     },
 }
@@ -171,7 +174,10 @@ class Code:
             operands = operands[::-1]  # the variable first: it is the one that can be NaN
         default = f"{{0}} {name} {{1}}" if name not in FUNCTIONS else f"{name}({', '.join(['{}'] * len(operands))})"
         spelling = SPELLINGS[self.language].get(name, default)
-        return self._assign(spelling.format(*operands), boolean=name in COMPARISONS)
+        result = self._assign(spelling.format(*operands), boolean=name in COMPARISONS)
+        if name in ("min", "max") and self.language != "numpy" and not operands[1].startswith("T("):
+            result = self._assign(SPELLINGS[self.language]["nan"].format(operands[1], result))
+        return result
 
     def _assign(self, expression: str, *, boolean: bool = False) -> str:
         if expression not in self._known:
@@ -223,7 +229,8 @@ class NamedConstants:
     def _evaluate(self, text: str, names: tuple[str, ...], *arrays: Any) -> Any:
         """The formula in NumPy, with the constants in the dtype of the first array."""
         constants = (arrays[0].dtype.type(value) for value in self.constant_values)
-        return numpy_function(text, (*names, *self.constant_names))(*arrays, *constants)
+        result = numpy_function(text, (*names, *self.constant_names))(*arrays, *constants)
+        return result if np.ndim(result) else np.broadcast_to(result, arrays[0].shape)
 
 
 def check_name(name: str, what: str) -> str:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import os
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -24,7 +27,7 @@ from .metrics import predicted_classes, score
 from .network import Network
 from .optimizers import sgd
 from .plan import make_plan
-from .validation import check_dtype, make_source
+from .validation import check_all_finite, check_class_count, check_dtype, make_source
 
 FORMAT = "nnfast model 1"
 PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
@@ -47,11 +50,14 @@ class Model:
     input_scale: float = 1.0
     history: History = field(default_factory=History)
     backend: str | Backend = "auto"
-    _program: Program | None = field(default=None, repr=False)
+    _compiled: tuple[str | Backend, Program] | None = field(default=None, repr=False)
+    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The network's outputs, (n_rows, n_outputs), as its last layer gives them."""
-        return self._compiled().predict(self._source(X, None, None))
+        source = self._source(X, None, None)
+        with self._program() as program:
+            return program.predict(source)
 
     def predict(self, X: ArrayLike | Table) -> NDArray[Any]:
         """Labels, (n_rows,), of a classifier; else numbers in the targets' units and of their shape.
@@ -79,7 +85,8 @@ class Model:
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
         source = self._source(X, y, sample_weight)
-        loss, outputs = self._compiled().evaluate(source)
+        with self._program() as program:
+            loss, outputs = program.evaluate(source)
         assert source.targets is not None
         return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}
 
@@ -89,13 +96,24 @@ class Model:
             inputs=self.inputs, targets=self.targets, scale=self.input_scale,
         )  # fmt: skip
 
-    def _compiled(self) -> Program:
-        if self._program is None:
-            plan = make_plan(self.network, PREDICTION_ROWS)
-            recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
-            self._program = get_backend(self.backend).compile(plan, recipe)
-            self._program.parameters = self.parameters
-        return self._program
+    @contextlib.contextmanager
+    def _program(self) -> Iterator[Program]:
+        """The model as a program, for one thread at a time: a program has one workspace."""
+        with self._lock:
+            if self._compiled is None or self._compiled[0] != self.backend:
+                plan = make_plan(self.network, PREDICTION_ROWS)
+                recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
+                self._compiled = self.backend, get_backend(self.backend).compile(plan, recipe)
+            program = self._compiled[1]
+            program.parameters = self.parameters  # each time: they are the user's to change
+            yield program
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the program and its lock."""
+        return vars(self) | {"_compiled": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=threading.Lock())
 
     def layer_parameters(self) -> dict[str, NDArray[Any]]:
         """Views of the parameters by name: "layers.0.weights" (inputs, units), "layers.0.bias" (units,), ..."""
@@ -139,13 +157,13 @@ class Model:
             with safe_open(path, framework="numpy") as file:
                 metadata = file.metadata() or {}
                 arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except SafetensorError as error:
+        except (SafetensorError, TypeError, AttributeError) as error:  # the last two: element types NumPy lacks
             raise ValueError(f"{os.fspath(path)} is not a model file: {error}") from None
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{os.fspath(path)} is not a model file of this version (its format must be {FORMAT!r})")
         try:
             return cls._from_file(metadata, arrays, backend)
-        except (KeyError, TypeError, ValueError, RecursionError) as error:
+        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)} is a damaged model file: {error}") from None
 
     @classmethod
@@ -161,23 +179,36 @@ class Model:
             return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}
 
         layers = {key: array for key, array in arrays.items() if key.startswith("layers.")}
-        dtype = check_dtype(next(iter(layers.values())).dtype) if layers else np.dtype(np.float32)
+        unknown = [key for key in arrays if key.partition(".")[0] not in ("layers", "targets", "inputs", "history")]
+        if unknown:
+            raise ValueError(f"it holds the unknown array {unknown[0]!r}")
+        held = sum(array.size for array in layers.values())
+        if held != network.parameter_count:  # compared before anything of the network's size is made
+            raise ValueError(f"it holds {held} parameters, but its network has {network.parameter_count}")
+        dtype = check_dtype(next(iter(layers.values())).dtype)
+        scale = float(description["input_scale"])
+        if not math.isfinite(scale):
+            raise ValueError(f"its input_scale is {scale}")
         model = cls(
             network,
             np.zeros(make_plan(network, 1).parameter_count, dtype),
             loss,
             targets_from_state(part("targets"), description["targets"]),
             InputEncoding.from_state(part("inputs"), description["inputs"]) if "inputs" in description else None,
-            float(description["input_scale"]),
+            scale,
             History.from_state(part("history"), description["history"]),
             backend,
         )
+        if isinstance(model.targets, ClassTargets):
+            check_class_count(model.targets, network)
         places = model.layer_parameters()
         if set(places) != set(layers):
             raise ValueError(f"it holds {', '.join(sorted(layers))}, but its network has {', '.join(sorted(places))}")
         for name, place in places.items():
             if layers[name].shape != place.shape or layers[name].dtype != dtype:
-                raise ValueError(f"{name} has shape {layers[name].shape}, but the network needs {place.shape}")
+                found = f"{layers[name].dtype} of shape {layers[name].shape}"
+                raise ValueError(f"{name} is {found}, but the network needs {dtype} of shape {place.shape}")
+            check_all_finite(layers[name], name)
             place[...] = layers[name]
         return model
 

@@ -12,6 +12,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, fields
 from typing import Any, ClassVar
 
+import numpy as np
+
 from .activations import ACTIVATIONS, Activation, get_activation
 from .initializers import check_initializer
 
@@ -48,10 +50,10 @@ class Dense(Layer):
     kind: ClassVar[str] = "Dense"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", _count(self.units, "units"))
+        object.__setattr__(self, "units", _count(self.units, "Dense: units"))
         object.__setattr__(self, "activation", get_activation(self.activation))
         if not isinstance(self.bias, bool):
-            raise TypeError(f"bias must be True or False, got {self.bias!r}")
+            raise TypeError(f"Dense: bias must be True or False, got {self.bias!r}")
         check_initializer(self.initializer)
 
     @property
@@ -79,8 +81,12 @@ class Dropout(Layer):
     kind: ClassVar[str] = "Dropout"
 
     def __post_init__(self) -> None:
-        if isinstance(self.rate, bool) or not isinstance(self.rate, (int, float)) or not 0 <= self.rate < 1:
-            raise ValueError(f"rate must lie in [0, 1), got {self.rate!r}")
+        if (
+            isinstance(self.rate, bool)
+            or not isinstance(self.rate, (int, float, np.floating))
+            or not 0 <= self.rate < 1
+        ):
+            raise ValueError(f"Dropout: rate must lie in [0, 1), got {self.rate!r}")
         object.__setattr__(self, "rate", float(self.rate))
 
 
@@ -109,7 +115,7 @@ class Network:
     layers: tuple[Layer, ...]
 
     def __post_init__(self) -> None:
-        shape = (self.input_shape,) if isinstance(self.input_shape, int) else tuple(self.input_shape)
+        shape = (self.input_shape,) if hasattr(self.input_shape, "__index__") else tuple(self.input_shape)
         if not shape:
             raise ValueError("input_shape must have at least one dimension, got ()")
         object.__setattr__(self, "input_shape", tuple(_count(size, "input_shape") for size in shape))

@@ -98,8 +98,17 @@ class Optimizer:
         return f"{self.name}({constants[2:]})"
 
 
+def _check(low: float, high: float, **values: float) -> None:
+    """Raise ValueError for a value outside [low, high)."""
+    for name, value in values.items():
+        if not low <= value < high:
+            raise ValueError(f"{name} must lie in [{low:g}, {high:g}), got {value!r}")
+
+
 def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
     """Gradient descent, with momentum in scikit-learn's form: v is the last update, so the rate acts on g alone."""
+    if not 0 <= momentum <= 1:
+        raise ValueError(f"momentum must lie in [0, 1], got {momentum!r}")
     velocity = "momentum * v - learning_rate * g"
     if nesterov:
         updates = {"v": velocity, "p": "p + (momentum * v - learning_rate * g)"}
@@ -112,6 +121,7 @@ def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
 
 def rmsprop(decay: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     """RMSprop (Tieleman & Hinton 2012): the gradient over the root of its mean square."""
+    _check(0, 1, decay=decay)
     return Optimizer(
         "rmsprop",
         {"v": "decay * v + gain * g**2", "p": "p - learning_rate * g / (sqrt(v) + epsilon)"},
@@ -140,6 +150,7 @@ def adam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> O
 
     Both corrections are folded into the rate, so epsilon stands beside the uncorrected root.
     """
+    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "adam",
         {**_MOMENTS, "p": "p - rate * m / (sqrt(v) + epsilon)"},
@@ -150,6 +161,7 @@ def adam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> O
 
 def adamw(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, weight_decay: float = 0.01) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) as PyTorch has it: epsilon beside the corrected root, all parameters decay."""
+    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "adamw",
         {**_MOMENTS, "p": "p * keep - rate * m / (sqrt(v) / root + epsilon)"},
@@ -165,6 +177,7 @@ def adamw(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, wei
 
 def nadam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
     """Nadam (Dozat 2016) with constant momentum: Adam that looks one step of the first moment ahead."""
+    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "nadam",
         {**_MOMENTS, "p": "p - learning_rate * (ahead * m + now * g) / (sqrt(v) / root + epsilon)"},

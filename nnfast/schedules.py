@@ -65,8 +65,8 @@ class InverseScaling(Schedule):
     power: float = 0.5
 
     def __post_init__(self) -> None:
-        if not self.power > 0:
-            raise ValueError(f"power must be positive, got {self.power!r}")
+        if not 0 < self.power < np.inf:
+            raise ValueError(f"power must be a finite number above 0, got {self.power!r}")
 
     def factors(self, steps: NDArray[np.int64], span: Span) -> Factors:
         return np.power(steps + 1.0, -self.power)
@@ -83,8 +83,8 @@ class CosineDecay(Schedule):
     final: float = 0.0
 
     def __post_init__(self) -> None:
-        if not self.warmup >= 0:
-            raise ValueError(f"warmup must be a number of epochs from 0, got {self.warmup!r}")
+        if not 0 <= self.warmup < np.inf:
+            raise ValueError(f"warmup must be a finite number of epochs from 0, got {self.warmup!r}")
         if not 0 <= self.final <= 1:
             raise ValueError(f"final must lie in [0, 1], got {self.final!r}")
 
@@ -112,6 +112,10 @@ class ReduceOnPlateau(Schedule):
     def __post_init__(self) -> None:
         _check_fraction(self, "factor")
         _check_at_least_one(self, "patience")
+        if not 0 <= self.tolerance < np.inf:
+            raise ValueError(f"tolerance must be a finite number from 0, got {self.tolerance!r}")
+        if not 0 <= self.minimum <= 1:
+            raise ValueError(f"minimum must lie in [0, 1], got {self.minimum!r}")
 
     def start(self) -> Plateau:
         return Plateau(self)

@@ -61,6 +61,14 @@ class EarlyStopping:
         check_count(self.patience, "patience")
         check_number(self.tolerance, "tolerance", 0)
 
+    def check_monitor(self, held_out: Source | None, targets: TargetEncoding) -> None:
+        """Raise ValueError if the run will not have the number to watch."""
+        known = ["loss"]
+        if held_out is not None:
+            known += ["validation_loss", f"validation_{'accuracy' if isinstance(targets, ClassTargets) else 'r2'}"]
+        if self.monitor is not None and self.monitor not in known:
+            raise ValueError(f"early stopping cannot monitor {self.monitor!r}; this run has {', '.join(known)}")
+
 
 class DivergenceError(ArithmeticError):
     """The loss or the weights became infinite or NaN. `model` has the best weights seen before."""
@@ -160,33 +168,44 @@ def train(
             training.n_rows, validation, seed, labels=None if labels is None else labels.reshape(-1), which=1
         )
         training, held_out = (_take(training, rows) for rows in parts)
+        for source_part, name in ((training, "training"), (held_out, "validation")):
+            if source_part.sample_weight is not None and not source_part.sample_weight.any():
+                raise ValueError(f"sample_weight is zero for all {name} rows; give validation data of its own")
 
+    if isinstance(early_stopping, EarlyStopping):
+        early_stopping.check_monitor(held_out, targets)
     if batch_size == "full":
         batch_size = training.n_rows
     batch = min(check_count(batch_size, "batch_size (or 'full')"), training.n_rows)
     plan = make_plan(network, max(batch, min(training.n_rows, EVALUATION_ROWS)))
-    program = get_backend(backend).compile(plan, recipe)
     parameters = plan.initial_parameters(seed) if initial_parameters is None else np.asarray(initial_parameters)
     if parameters.shape != (plan.parameter_count,):
         raise ValueError(f"initial_parameters must have shape ({plan.parameter_count},), got {parameters.shape}")
-    program.parameters = parameters.astype(dtype)
-    program.bind(training)
     if orders is None:
         everything = np.arange(training.n_rows)
         orders = ShuffledOrders(seed, training.n_rows) if shuffle else lambda epoch: everything
     else:
         orders = _checked(orders, training.n_rows)
-
-    model = Model(network, program.parameters, chosen_loss, targets, inputs, input_scale, History(), backend)
-    run = _Run(
-        program, training, held_out, model, orders, get_schedule(schedule), rate, epochs, batch,
-        early_stopping or None, tuple(callbacks),
-    )  # fmt: skip
-    with _interruptible(run):
-        run.go()
-    if run.history.stopped == "interrupted":
+    chosen_backend = get_backend(backend)
+    # From here on, so that Ctrl-C cannot be lost inside the compiler
+    with _interruptible() as interruption:
+        program = chosen_backend.compile(plan, recipe)
+        program.parameters = parameters.astype(dtype)
+        program.bind(training)
+        model = Model(network, program.parameters, chosen_loss, targets, inputs, input_scale, History(), backend)
+        _Run(
+            program, training, held_out, model, orders, get_schedule(schedule), rate, epochs, batch,
+            early_stopping or None, tuple(callbacks), interruption,
+        ).go()  # fmt: skip
+    if model.history.stopped == "interrupted":
         warnings.warn("Training interrupted by user.", stacklevel=2)
     return model
+
+
+class _Interruption:
+    """Whether Ctrl-C was pressed."""
+
+    noted = False
 
 
 class _Run:
@@ -205,6 +224,7 @@ class _Run:
         batch_size: int,
         early_stopping: EarlyStopping | None,
         callbacks: tuple[Callback, ...],
+        interruption: _Interruption,
     ) -> None:
         self.program, self.training, self.held_out, self.model = program, training, held_out, model
         self.orders, self.schedule, self.learning_rate = orders, schedule, learning_rate
@@ -218,7 +238,7 @@ class _Run:
         self.is_watched = bool(held_out or early_stopping or callbacks or self.plateau)
         # A guess until the first stretch was timed: some overhead, and a slow processor
         self.seconds_per_step = 1e-4 + program.plan.flops_per_row() * batch_size / 2e9
-        self.interrupted = False
+        self.interruption = interruption
         self.best_value = math.inf
         self.best_epoch = 0
         self.best_parameters = program.parameters
@@ -227,17 +247,17 @@ class _Run:
     def go(self) -> None:
         """Run all epochs, or until something ends the run; then give the model its parameters."""
         epoch = 0
-        while epoch < self.epochs and not self.interrupted:
+        while epoch < self.epochs and not self.interruption.noted:
             whole = self._epochs_at_once(self.epochs - epoch)
             finished = self._run_epochs(epoch, whole) if whole > 1 else self._run_epoch(epoch)
             epoch += finished
             if finished and self._should_stop():
                 break
-        if self.interrupted:
+        if epoch < self.epochs and self.history.stopped == "epochs":
             self.history.stopped = "interrupted"
         parameters = self.program.parameters
         if not np.isfinite(parameters).all():
-            self._diverged("the weights became infinite or NaN", self.history.epochs)
+            self._diverged("the weights became infinite or NaN", self.history.epochs - 1)
         if self.early_stopping and self.early_stopping.restore_best and self.best_epoch:
             parameters = self.best_parameters
             self.history.best_epoch = self.best_epoch
@@ -278,7 +298,7 @@ class _Run:
             first_step = epoch * self.steps_per_epoch + start
             losses[start:end], rates, took = self._stretch(part, bounds - bounds[0], first_step)
             seconds, rate, start = seconds + took, rates[-1], end
-            if self.interrupted and start < self.steps_per_epoch:
+            if self.interruption.noted and start < self.steps_per_epoch:
                 return 0
         loss = self._epoch_loss(losses, order)
         metrics = self._validate()
@@ -288,7 +308,7 @@ class _Run:
             self.plateau.observe(metrics.get("validation_loss", loss))
         self._remember_best(self._watched_value(record))
         for callback in self.callbacks:  # every one hears of the epoch, also after one that asked to stop
-            if callback(record) is True:
+            if callback(record) in (True, np.True_):
                 self.history.stopped = "callback"
         return 1
 
@@ -314,7 +334,10 @@ class _Run:
         if self.model.loss.reduction == "sum":
             return float(losses.sum())
         weights = self.training.sample_weight
-        batch_weights = np.diff(self.bounds) if weights is None else np.add.reduceat(weights[order], self.bounds[:-1])
+        if weights is None:
+            batch_weights = np.diff(self.bounds).astype(np.float64)
+        else:
+            batch_weights = np.add.reduceat(weights[order].astype(np.float64), self.bounds[:-1])
         return float(np.average(losses, weights=batch_weights))
 
     def _validate(self) -> dict[str, float]:
@@ -330,16 +353,15 @@ class _Run:
         known = {"loss": record.loss, **record.metrics}
         monitor = self.early_stopping.monitor if self.early_stopping else None
         name = monitor or ("validation_loss" if self.held_out else "loss")
-        if name not in known:
-            raise ValueError(f"early stopping cannot monitor {name!r}; this run has {', '.join(known)}")
         return known[name] if name.endswith("loss") else -known[name]
 
     def _remember_best(self, value: float) -> None:
         tolerance = self.early_stopping.tolerance if self.early_stopping else 0.0
         self.waited = 0 if value < self.best_value - tolerance else self.waited + 1
         if value < self.best_value:
-            self.best_value, self.best_epoch = value, self.history.epochs
-            self.best_parameters = self.program.parameters
+            parameters = self.program.parameters
+            if np.isfinite(parameters).all():  # the update after a finite loss can be the one that diverges
+                self.best_value, self.best_epoch, self.best_parameters = value, self.history.epochs, parameters
 
     def _should_stop(self) -> bool:
         if self.early_stopping and self.waited >= self.early_stopping.patience:
@@ -358,23 +380,22 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _interruptible(run: _Run) -> Iterator[None]:
+def _interruptible() -> Iterator[_Interruption]:
     """Within this, a first Ctrl-C is noted for the end of the stretch; a second one interrupts at once."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python delivers signals to the main thread alone
-        return
+    interruption = _Interruption()
     previous = signal.getsignal(signal.SIGINT)
-    if previous is not signal.default_int_handler:
-        yield  # somebody else decides what Ctrl-C does
+    # Python delivers signals to the main thread alone, and with another handler somebody else decides what Ctrl-C does.
+    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
+        yield interruption
         return
 
     def note(number: int, frame: object) -> None:
-        run.interrupted = True
+        interruption.noted = True
         signal.signal(signal.SIGINT, previous)
 
     signal.signal(signal.SIGINT, note)
     try:
-        yield
+        yield interruption
     finally:
         signal.signal(signal.SIGINT, previous)
 

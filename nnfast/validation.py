@@ -27,7 +27,7 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
         found = None
     if found is None or found.name not in DTYPES:
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return found
+    return np.dtype(found.name)  # in this machine's byte order
 
 
 def check_number(value: Any, name: str, low: float, *, above: bool = False) -> float:
@@ -125,6 +125,7 @@ def encode_targets(
         raise ValueError(f"X has {n_rows} rows, but y has {len(encoded)}")
     size = network.output_size
     if isinstance(encoding, ClassTargets):
+        check_class_count(encoding, network)
         if size > 1:
             return encoded
         return encoded.astype(dtype)[:, np.newaxis]
@@ -133,6 +134,12 @@ def encode_targets(
         raise ValueError(f"y has {encoded.shape[1]} values a row, but the network has {size} outputs")
     check_target_values(loss, encoded)
     return encoded
+
+
+def check_class_count(targets: ClassTargets, network: Network) -> None:
+    """Raise ValueError unless there is an output for every class, or one output for two classes."""
+    if targets.n_outputs != max(network.output_size, 2):
+        raise ValueError(f"{targets.n_outputs} classes do not fit a network of {network.output_size} outputs")
 
 
 def check_sample_weight(sample_weight: ArrayLike | None, n_rows: int, dtype: np.dtype[Any]) -> NDArray[Any] | None:
@@ -169,7 +176,7 @@ def make_source(
     """Rows as a backend reads them. The parameters are a Model's; see check_inputs and encode_targets."""
     rows = check_inputs(X, network, dtype, inputs)
     if scale != 1 and rows.dtype == dtype:  # bytes are scaled as they are gathered; floats here, once
-        rows = rows * dtype.type(scale)
+        rows, scale = rows * dtype.type(scale), 1.0
     encoded = None if y is None else encode_targets(y, network, loss, dtype, targets, len(rows))
     return Source(rows, encoded, check_sample_weight(sample_weight, len(rows), dtype), scale)
 

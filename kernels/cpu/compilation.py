@@ -57,7 +57,7 @@ def cache_directory() -> Path | None:
     for part in (numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), str(KERNELS)):
         digest.update(part.encode())
     try:
-        directory = user_cache_directory() / f"cpu_{digest.hexdigest()[:16]}"
+        directory = user_cache_directory().resolve() / f"cpu_{digest.hexdigest()[:16]}"
         directory.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryFile(dir=directory):
             return directory
@@ -93,13 +93,16 @@ def generated_module(name: str, source: str) -> ModuleType:
     """Import Python source as a module whose kernels are cached like any other."""
     name = f"nnfast_{name}_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
     directory = cache_directory()
-    if directory is None:
+    path = directory / f"{name}.py" if directory else None
+    try:
+        if path and (not path.exists() or path.read_text() != source):
+            write_atomically(path, source)
+    except OSError:  # the folder was there when the process began
+        path = None
+    if path is None:
         module = sys.modules[name] = ModuleType(name)
         exec(compile(source, name, "exec"), module.__dict__)
         return module
-    path = directory / f"{name}.py"
-    if not path.exists() or path.read_text() != source:
-        write_atomically(path, source)
     spec = importlib.util.spec_from_file_location(name, path)
     assert spec is not None
     assert spec.loader is not None

@@ -61,7 +61,7 @@ def run_steps(
         gather(job, settings, rows, operations[0, INPUT_SIZE], operations[-1, OUTPUT_SIZE], workspace)
         weights = workspace[job[BATCH_WEIGHTS] : job[BATCH_WEIGHTS] + n]
         total_weight = total(weights) if job[SOURCE_WEIGHTS] != 0 else float(n)
-        if total_weight == 0.0:
+        if total_weight == 0.0 and mode != EVALUATE:
             losses[k] = 0.0
             continue
         divisor = 1.0 if job[SUM_REDUCTION] or mode == EVALUATE else total_weight

@@ -16,20 +16,21 @@ extern "C" __global__ void dropout(const T* inputs, T* outputs, T* mask, unsigne
                                    unsigned long long step, unsigned int purpose_layer, unsigned long long threshold,
                                    T scale, long long n)
 {
-    const long long block = (long long)blockIdx.x * blockDim.x + threadIdx.x;
-    if (4 * block >= n) return;
-    unsigned int c[4] = {(unsigned int)block, (unsigned int)step, (unsigned int)(step >> 32), purpose_layer};
-    unsigned int k0 = (unsigned int)seed, k1 = (unsigned int)(seed >> 32);
-    for (int round = 0; round < 10; ++round) {
-        philox_round(c, k0, k1);
-        k0 += 0x9E3779B9u;
-        k1 += 0xBB67AE85u;
-    }
-    for (int word = 0; word < 4; ++word) {
-        const long long e = 4 * block + word;
-        if (e < n) {
-            mask[e] = c[word] >= threshold ? scale : T(0.0);
-            outputs[e] = inputs[e] * mask[e];
+    const long long stride = (long long)gridDim.x * blockDim.x;
+    for (long long block = (long long)blockIdx.x * blockDim.x + threadIdx.x; 4 * block < n; block += stride) {
+        unsigned int c[4] = {(unsigned int)block, (unsigned int)step, (unsigned int)(step >> 32), purpose_layer};
+        unsigned int k0 = (unsigned int)seed, k1 = (unsigned int)(seed >> 32);
+        for (int round = 0; round < 10; ++round) {
+            philox_round(c, k0, k1);
+            k0 += 0x9E3779B9u;
+            k1 += 0xBB67AE85u;
+        }
+        for (int word = 0; word < 4; ++word) {
+            const long long e = 4 * block + word;
+            if (e < n) {
+                mask[e] = c[word] >= threshold ? scale : T(0.0);
+                outputs[e] = inputs[e] * mask[e];
+            }
         }
     }
 }
