@@ -76,8 +76,7 @@ def test_float32_stays_float32() -> None:
 
 
 @pytest.mark.parametrize("language", ["numba", "cuda"])
-def test_a_nan_stays_one_through_max_and_min(language: str) -> None:
-    # The scalar languages spell max(x, y) as a comparison; with x NaN, it must give x.
+def test_max_and_min_with_a_number_are_one_comparison_that_keeps_nan(language: str) -> None:
     for name, sign in (("max", "<"), ("min", ">")):
         for text in (f"{name}(z, 0)", f"{name}(0, z)"):
             code = Code(language)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
 import json
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +16,7 @@ from safetensors.numpy import load_file, save_file
 from nnfast.activations import Activation
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.table import Table
+from nnfast.data.targets import ClassTargets
 from nnfast.losses import Loss
 from nnfast.model import Model
 from nnfast.network import Dense, Network
@@ -116,6 +120,60 @@ def test_a_damaged_file_is_one_value_error_that_names_it(model: Model, tmp_path:
     rewrite(path, **DAMAGED[what])
     with pytest.raises(ValueError, match=r"model\.safetensors is a damaged model file: "):
         Model.load(path)
+
+
+def test_arrays_that_do_not_belong_are_refused(model: Model, tmp_path: Path) -> None:
+    path = tmp_path / "m"
+    model.save(path)
+    arrays = load_file(path)
+    from safetensors import safe_open
+
+    with safe_open(path, framework="numpy") as file:
+        metadata = file.metadata()
+    nan = arrays["layers.0.weights"] * np.nan
+    changes: tuple[tuple[dict[str, Any], str], ...] = (
+        ({"layers.0.weights": nan}, "layers.0.weights holds nan"),
+        ({"extra": np.zeros(1)}, "unknown array 'extra'"),
+        ({"layers.0.weights": arrays["layers.0.weights"].astype(np.float64)}, "but the network needs"),
+        ({"layers.0.weights": np.zeros((1, 1), np.float32)}, "parameters, but its network has"),
+    )
+    for change, message in changes:
+        save_file(arrays | change, path, metadata)
+        with pytest.raises(ValueError, match=message):
+            Model.load(path)
+
+
+def test_more_classes_than_outputs_are_refused(tmp_path: Path) -> None:
+    X, y = np.zeros((6, 2)), np.arange(6) % 2
+    network = Network(2, [Dense(2, "softmax")])
+    with pytest.raises(ValueError, match="9 classes do not fit a network of 2 outputs"):
+        train(network, X, y, targets=ClassTargets(np.arange(9)), epochs=1, backend="numpy")
+    model = train(network, X, y, epochs=1, backend="numpy")
+    model.targets = ClassTargets(np.arange(9))
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match="damaged model file: 9 classes do not fit"):
+        Model.load(tmp_path / "m")
+
+
+def test_a_model_may_be_used_by_several_threads_at_once() -> None:
+    random = np.random.default_rng(0)
+    network = Network(50, [Dense(200, "relu"), Dense(200, "relu"), Dense(3)])
+    X = random.normal(size=(8, 700, 50))
+    model = train(network, X[0], X[0, :, :3], epochs=1, backend="numba")
+    expected = [model.predict(part) for part in X]
+    with ThreadPoolExecutor(4) as pool:
+        for _ in range(5):
+            for found, alone in zip(pool.map(model.predict, X), expected, strict=True):
+                np.testing.assert_array_equal(found, alone)
+
+
+def test_a_model_can_be_copied_and_changed_after_it_has_predicted(model: Model, table: Table) -> None:
+    before = model.predict_proba(table)
+    copied = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.predict_proba(table), before)
+    copied.layer_parameters()["layers.1.bias"][0] += 5
+    assert (copied.predict(table) == model.targets.classes[0]).all()  # type: ignore[union-attr]
+    np.testing.assert_array_equal(copy.deepcopy(model).predict_proba(table), before)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

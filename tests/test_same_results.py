@@ -197,6 +197,41 @@ def test_evaluation_is_the_weighted_mean_over_all_rows_without_penalty_or_dropou
     np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-12)
 
 
+def test_rows_without_weight_are_evaluated_all_the_same(backend: Backend) -> None:
+    network = Network(4, [Dense(5, "relu"), Dense(2)])
+    source = make_source(network, LOSSES["squared_error"], 12)
+    assert source.sample_weight is not None
+    source.sample_weight[:8] = 0
+    program = make_program(backend, network, recipe("squared_error"), rows=4)
+    assert difference(program.evaluate(source)[1], program.predict(source)) == 0
+
+
+def test_kernels_reach_what_lies_beyond_the_largest_launch(
+    faster_backend: Backend, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnfast.backends.cuda.MAX_BLOCKS", 1)
+    network = Network(7, [Dense(9, "silu"), Dropout(0.5), Dense(3, "softmax")])
+    source = make_source(network, LOSSES["cross_entropy"], 600)
+    results = []
+    for backend in both(faster_backend):
+        program = make_program(backend, network, recipe("cross_entropy", adam()), rows=600)
+        program.bind(source)
+        losses = program.run(np.arange(600), np.array([0, 600]), np.full(1, 0.01), first_step=0)
+        results.append((losses, program.parameters))
+    for ours, reference in zip(*reversed(results), strict=True):
+        assert difference(ours, reference) < ONE_STEP["float64"]
+
+
+def test_a_nan_reaches_the_loss_whatever_it_passes_through(faster_backend: Backend) -> None:
+    floored = Activation("floored", "max(floor, z)", "where(z > floor, 1, 0)", {"floor": 0.0})
+    for activation in (floored, *map(ACTIVATIONS.__getitem__, HIDDEN)):
+        program = make_program(faster_backend, Network(2, [Dense(2, activation), Dense(1)]), recipe("huber"), rows=1)
+        poisoned = program.parameters
+        poisoned[0] = np.nan
+        program.parameters = poisoned
+        assert np.isnan(program.loss_and_gradient(Source(np.ones((1, 2)), np.ones((1, 1))))[0]), activation
+
+
 def test_a_summed_loss_is_not_divided(backend: Backend) -> None:
     network = Network(3, [Dense(2)])
     source = make_source(network, LOSSES["sum_squared_error"], 6)

@@ -12,12 +12,14 @@ import pytest
 from numpy.typing import NDArray
 
 from nnfast.backends import Backend
+from nnfast.backends.numpy import NumpyBackend
 from nnfast.data import load_dataset
 from nnfast.data.splits import split_rows
 from nnfast.history import EpochRecord
 from nnfast.model import Model
 from nnfast.network import Dense, Dropout, Network, multilayer_perceptron
 from nnfast.optimizers import adam, sgd
+from nnfast.plan import make_plan
 from nnfast.schedules import ReduceOnPlateau, StepDecay
 from nnfast.training import DivergenceError, EarlyStopping, train
 from tests.tolerances import ACCURACY_OF_RUNS, difference
@@ -73,6 +75,20 @@ def test_callbacks_and_validation_do_not_change_the_model(rows: tuple[Any, Any])
     alone = quick(REGRESSION, X, y)
     np.testing.assert_array_equal(watched.parameters, alone.parameters)
     assert watched.history.loss == alone.history.loss
+
+
+def test_runs_of_many_stretches_count_their_steps_through(
+    rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Adam's corrections, dropout masks and schedules go by the step's number in the run, not in the stretch."""
+    network = Network(3, [Dense(8, "tanh"), Dropout(0.3), Dense(1)])
+    options: dict[str, Any] = {"epochs": 7, "schedule": "cosine"}
+    watched = quick(network, *rows, callbacks=[lambda record: None], **options)
+    monkeypatch.setattr("nnfast.training.STRETCH_ROWS", 140)  # two epochs a stretch
+    in_stretches = quick(network, *rows, **options)
+    np.testing.assert_array_equal(in_stretches.parameters, watched.parameters)
+    assert in_stretches.history.learning_rate == watched.history.learning_rate
+    assert watched.history.learning_rate[-1] < 1e-3 * 0.01
 
 
 def test_long_epochs_are_run_in_parts_to_the_same_model(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,8 +212,82 @@ def test_a_diverging_run_stops_with_epoch_and_advice_and_keeps_the_best_weights(
         train(Network(3, [Dense(4), Dense(1)]), X, y, optimizer="sgd", learning_rate=1e6, epochs=99, backend=backend)
     model = caught.value.model
     assert model.history.stopped == "diverged"
+    assert "the initial weights are kept" in str(caught.value)
+    start = make_plan(model.network, 1).initial_parameters(0).astype(np.float32)
+    np.testing.assert_array_equal(model.parameters, start)
     assert np.isfinite(model.parameters).all()
     assert np.isfinite(model.predict(X)).all()
+
+
+@pytest.mark.parametrize("callbacks", [[], [lambda record: None]])
+def test_weights_that_become_infinite_after_a_finite_loss_are_noticed(
+    rows: tuple[Any, Any], backend: Backend, callbacks: list[Any]
+) -> None:
+    X, y = rows
+    with pytest.raises(DivergenceError, match="the weights became infinite or NaN in epoch 1") as caught:
+        train(
+            REGRESSION, X, 1e6 * y, optimizer="sgd", learning_rate=3e38, epochs=1, batch_size="full", backend=backend,
+            callbacks=callbacks,
+        )  # fmt: skip
+    assert np.isfinite(caught.value.model.parameters).all()
+
+
+def test_validation_counts_the_rows_by_their_weights(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    weights = np.random.default_rng(3).random(70)
+    model = quick(REGRESSION, X, y, sample_weight=weights, validation=0.3)
+    _, held_out = split_rows(70, 0.3, seed=0, which=1)
+    expected = model.evaluate(X[held_out], y[held_out], weights[held_out])
+    assert model.history.metrics["validation_loss"][-1] == pytest.approx(expected["loss"], rel=1e-12)
+    assert model.history.metrics["validation_r2"][-1] == pytest.approx(expected["r2"], rel=1e-12)
+
+
+def test_a_split_without_weight_is_refused(rows: tuple[Any, Any]) -> None:
+    weights = np.zeros(70)
+    weights[split_rows(70, 0.1, seed=0, which=1)[0][0]] = 1
+    with pytest.raises(ValueError, match="sample_weight is zero for all validation rows"):
+        quick(REGRESSION, *rows, sample_weight=weights, validation=0.1)
+
+
+def test_a_plateau_watches_the_validation_loss(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    # Trained towards y and validated against its opposite: the training loss falls, the validation loss does not.
+    schedule = ReduceOnPlateau(factor=0.5, patience=1, tolerance=0.0)
+    model = quick(REGRESSION, X, y, epochs=9, learning_rate=0.01, schedule=schedule, validation=(X, -y))
+    assert model.history.loss[-1] < model.history.loss[0]
+    assert model.history.learning_rate[-1] < 0.01 / 8
+
+
+def test_every_callback_hears_of_the_last_epoch(rows: tuple[Any, Any]) -> None:
+    heard: list[int] = []
+    callbacks = [lambda record: np.True_, lambda record: heard.append(record.epoch)]
+    assert quick(REGRESSION, *rows, callbacks=callbacks).history.stopped == "callback"
+    assert heard == [1]
+
+
+def test_floats_are_scaled_like_bytes(backend: Backend) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 3)).astype(np.uint8)
+    y = pixels[:, 0] / 255
+    options: dict[str, Any] = {"input_scale": 1 / 255, "epochs": 2, "dtype": "float64", "backend": backend}
+    from_bytes = train(REGRESSION, pixels, y, **options)
+    from_floats = train(REGRESSION, pixels.astype(np.float64), y, **options)
+    assert difference(from_floats.parameters, from_bytes.parameters) < 1e-12
+    assert difference(from_floats.predict(pixels), from_bytes.predict(pixels)) < 1e-12
+
+
+def test_ctrl_c_while_kernels_are_compiled_ends_the_run_before_its_first_step(
+    rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    compile_ = NumpyBackend.compile
+
+    def interrupted_compile(self: NumpyBackend, plan: Any, recipe: Any) -> Any:
+        os.kill(os.getpid(), signal.SIGINT)
+        return compile_(self, plan, recipe)
+
+    monkeypatch.setattr(NumpyBackend, "compile", interrupted_compile)
+    with pytest.warns(UserWarning, match="interrupted"):
+        model = quick(REGRESSION, *rows)
+    assert (model.history.stopped, model.history.epochs) == ("interrupted", 0)
 
 
 def test_ctrl_c_ends_the_run_in_order_and_keeps_the_model(rows: tuple[Any, Any]) -> None:

@@ -54,7 +54,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         # What is still buffered has no reader either, and Python would complain about it at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return READER_GONE
-    except (ArithmeticError, RuntimeError, ValueError, TypeError, OSError) as error:
+    except (ArithmeticError, RuntimeError, ValueError, TypeError, OSError, MemoryError) as error:
         code = _exit_code(error)
         if code is None:
             raise
@@ -77,6 +77,8 @@ def _exit_code(error: Exception) -> int | None:
 def _one_line(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror and error.filename is not None:
         return f"{os.fspath(error.filename)}: {error.strerror}"
+    if isinstance(error, MemoryError):
+        return f"not enough memory: {' '.join(str(error).split()) or 'use a smaller network, batch or data set'}"
     return " ".join(str(error).split())
 
 

@@ -60,7 +60,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
     part, which = test_part(dataset), "test"
     if part is None:
         part, which = Part(dataset.x_train, dataset.y_train), "all"
-        if is_own and config.get("test"):
+        if is_own and config.get("test") and {"seed", "task"} <= config.keys():
             _, held_out = part.split(config["test"], config["seed"], config["task"], TEST)
             assert held_out is not None
             part, which = held_out, "test"
