@@ -188,7 +188,7 @@ def train(
         orders = _checked(orders, training.n_rows)
     chosen_backend = get_backend(backend)
     # From here on, so that Ctrl-C cannot be lost inside the compiler
-    with _interruptible() as interruption:
+    with interruptible() as interruption:
         program = chosen_backend.compile(plan, recipe)
         program.parameters = parameters.astype(dtype)
         program.bind(training)
@@ -202,7 +202,7 @@ def train(
     return model
 
 
-class _Interruption:
+class Interruption:
     """Whether Ctrl-C was pressed."""
 
     noted = False
@@ -224,7 +224,7 @@ class _Run:
         batch_size: int,
         early_stopping: EarlyStopping | None,
         callbacks: tuple[Callback, ...],
-        interruption: _Interruption,
+        interruption: Interruption,
     ) -> None:
         self.program, self.training, self.held_out, self.model = program, training, held_out, model
         self.orders, self.schedule, self.learning_rate = orders, schedule, learning_rate
@@ -380,9 +380,9 @@ class _Run:
 
 
 @contextlib.contextmanager
-def _interruptible() -> Iterator[_Interruption]:
+def interruptible() -> Iterator[Interruption]:
     """Within this, a first Ctrl-C is noted for the end of the stretch; a second one interrupts at once."""
-    interruption = _Interruption()
+    interruption = Interruption()
     previous = signal.getsignal(signal.SIGINT)
     # Python delivers signals to the main thread alone, and with another handler somebody else decides what Ctrl-C does.
     if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:

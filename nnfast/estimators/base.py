@@ -1,0 +1,215 @@
+"""What MLPClassifier and MLPRegressor share: scikit-learn's estimator, with fitting and prediction by nnfast.
+
+scikit-learn's class keeps parameter validation, initial draws, label encoding, the rules of stopping and all
+attributes. Replaced are the loop over batches (_fit_stochastic), the loss and gradient that L-BFGS calls
+(_loss_grad_lbfgs) and the forward pass (_forward_pass_fast).
+"""
+
+from __future__ import annotations
+
+from numbers import Real
+from types import SimpleNamespace
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
+from sklearn.utils._param_validation import Interval, StrOptions
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+
+from ..activations import ACTIVATIONS, ALIASES, Activation
+from ..backends import Backend, Recipe, Source
+from ..model import PREDICTION_ROWS
+from ..network import Network
+from ..optimizers import sgd
+from ..schedules import SCHEDULES, Schedule
+from ..validation import check_dtype
+from . import networks
+from .conversion import from_sklearn, to_sklearn
+from .held_out import Judgement
+from .lbfgs import Objective, check_parameters
+from .programs import Programs, backend_for_prediction
+from .sources import make_inputs
+from .stochastic import StochasticFit
+
+HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
+
+
+class FastMultilayerPerceptron(BaseMultilayerPerceptron):
+    """A mixin before scikit-learn's MLPClassifier or MLPRegressor."""
+
+    # Set by scikit-learn's _initialize
+    validation_scores_: list[float] | None
+    best_validation_score_: float | None
+    _no_improvement_count: int
+
+    _extra_constraints: ClassVar[dict[str, list[Any]]] = {
+        "activation": [StrOptions(HIDDEN_ACTIVATIONS), Activation, list, tuple],
+        "backend": [str, Backend],
+        "dtype": [StrOptions({"float32", "float64"}), type, np.dtype, None],
+        "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
+        "l1": [Interval(Real, 0, None, closed="left")],
+        "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
+        "schedule": [StrOptions(set(SCHEDULES)), Schedule],
+        "validation_data": [tuple, list, None],
+        "monitor": [str, callable],
+        "callbacks": [list, tuple],
+        "network": [Network, None],
+    }
+
+    def _initialize(self, y: NDArray[Any], layer_units: list[int], dtype: Any) -> None:
+        """scikit-learn's first weights and counters; for `network`, its own initializers."""
+        if self.dtype is not None:
+            dtype = check_dtype(self.dtype)
+        if self.network is not None:
+            networks.check_network(self.network, layer_units[0], layer_units[-1])
+            layer_units = networks.network_units(self.network)
+        else:  # lengths are checked before anything is drawn
+            networks.hidden_activations(self.activation, len(layer_units) - 2)
+            networks.dropout_rates(self.dropout, len(layer_units) - 2)
+        super()._initialize(y, layer_units, dtype)
+        self._choose_output_activation()
+        if self.network is not None:
+            plan = networks.make_room(self.network, 1, 1)
+            flat = plan.initial_parameters(int(self._random_state.randint(2**31))).astype(dtype)
+            self.coefs_, self.intercepts_ = networks.unflatten(plan, flat)
+        self._best_watched = -np.inf
+        if self.solver != "lbfgs":
+            is_validated = self.early_stopping or self.validation_data is not None
+            self.validation_loss_curve_: list[float] | None = [] if is_validated else None
+            self.validation_scores_ = [] if is_validated else None
+
+    def _choose_output_activation(self) -> None:
+        if self.network is not None:
+            name = self.network.output_layer.function.name
+            self.out_activation_ = {"sigmoid": "logistic"}.get(name, name)
+
+    def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> Any:
+        name = networks.layer_activation(self.activation, len(self.coefs_))
+        drawing = SimpleNamespace(activation=name, _random_state=self._random_state)
+        return BaseMultilayerPerceptron._init_coef(drawing, fan_in, fan_out, dtype)
+
+    def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        if not hasattr(self, "_programs"):
+            self._programs = Programs()
+        return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
+
+    def _weigh(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> Any:
+        """Sample weights with what else weighs a row; a classifier's classes do."""
+        return sample_weight
+
+    def _fit_stochastic(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        sample_weight: Any,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: Any,
+        incremental: bool,
+    ) -> None:
+        StochasticFit(self, X, y, self._weigh(y, sample_weight, incremental), incremental).run()
+
+    def _note_epoch(self, judgement: Judgement | None) -> None:
+        """Count the epochs without improvement, as scikit-learn does; keep the best weights of early stopping."""
+        if judgement is not None:
+            assert self.validation_scores_ is not None
+            self.validation_scores_.append(judgement.score)
+        if not self.early_stopping:
+            self._update_no_improvement_count(False, None, None, None)
+            return
+        assert judgement is not None
+        by_score = self.monitor == "score"
+        best: Any = self.best_validation_score_ if by_score else self._best_watched
+        self._no_improvement_count = self._no_improvement_count + 1 if judgement.watched < best + self.tol else 0
+        if judgement.watched > best:
+            self._best_watched = judgement.watched
+            self.best_validation_score_ = judgement.score
+            self._best_coefs, self._best_intercepts = self.coefs_, self.intercepts_
+
+    def _validate_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Any, NDArray[Any], Any]:
+        """validation_data as fit's own data: X, y as (n_samples, n_outputs), weights."""
+        X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
+        encoded = self._encode_held_out(y)
+        if len(encoded) != X.shape[0]:
+            raise ValueError(f"validation_data has {X.shape[0]} rows of X, but {len(encoded)} of y")
+        if encoded.shape[1] != self.n_outputs_:
+            raise ValueError(f"validation_data has {encoded.shape[1]} outputs in y, but fit's y has {self.n_outputs_}")
+        return X, encoded, None if sample_weight is None else _check_sample_weight(sample_weight, X)
+
+    def _fit_lbfgs(
+        self,
+        X: Any,
+        y: NDArray[Any],
+        sample_weight: Any,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+        layer_units: Any,
+    ) -> None:
+        check_parameters(self)
+        units = layer_units if self.network is None else networks.network_units(self.network)
+        sample_weight = self._weigh(y, sample_weight, False)
+        # SciPy rounds every point it asks for to the dtype of the first: from float32 it would see a rough function.
+        self.coefs_ = [W.astype(np.float64, copy=False) for W in self.coefs_]
+        self.intercepts_ = [b.astype(np.float64, copy=False) for b in self.intercepts_]
+        self._objective = Objective(self, X, y, sample_weight)
+        try:
+            super()._fit_lbfgs(X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, units)
+        finally:
+            del self._objective
+
+    def _loss_grad_lbfgs(
+        self,
+        packed_coef_inter: NDArray[Any],
+        X: Any,
+        y: NDArray[Any],
+        sample_weight: Any,
+        activations: Any,
+        deltas: Any,
+        coef_grads: Any,
+        intercept_grads: Any,
+    ) -> tuple[float, NDArray[Any]]:
+        self._unpack(packed_coef_inter)
+        objective = vars(self).get("_objective") or Objective(self, X, y, sample_weight)
+        return objective(packed_coef_inter)
+
+    def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
+        if check_input:
+            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        own = self.coefs_[0].dtype
+        found = own if self.dtype is not None else np.result_type(X.dtype, own)
+        dtype = found if found.name in ("float32", "float64") else np.dtype(np.float64)
+        network = networks.describe(self, [X.shape[1], *(W.shape[1] for W in self.coefs_)])
+        loss = networks.chosen_loss(self, network, dtype)
+        plan = networks.make_room(network, 1, PREDICTION_ROWS)
+
+        def compile_program() -> Any:
+            return backend_for_prediction(self.backend).compile(plan, Recipe(loss, sgd(), dtype))
+
+        programs = vars(self).get("_programs") or Programs()
+        with programs.lend(("predict", network, str(self.backend), dtype, loss.name), compile_program) as program:
+            program.parameters = networks.flatten(plan, self.coefs_, self.intercepts_, dtype)
+            outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
+        return outputs
+
+    def to_sklearn(self) -> Any:
+        """This fitted model as scikit-learn's own class, with copies of its weights and of its optimizer's state.
+
+        Raises ValueError for networks that scikit-learn cannot express: other activations, or different ones in
+        different layers. What only training uses (dropout, l1, schedules, ...) is left behind.
+        """
+        check_is_fitted(self)
+        return to_sklearn(self)
+
+    @classmethod
+    def from_sklearn(cls, estimator: Any, **parameters: Any) -> Any:
+        """A fitted nnfast estimator from scikit-learn's fitted one of the same kind, with copies of its weights.
+
+        parameters: those that scikit-learn does not have, such as backend. Raises TypeError for another kind.
+        """
+        check_is_fitted(estimator)
+        return from_sklearn(cls, estimator, parameters)

@@ -1,0 +1,93 @@
+"""What L-BFGS minimises: the loss over all rows and its gradient, added up over blocks of rows."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends import Recipe, Source, get_backend
+from ..losses import check_target_values
+from ..optimizers import sgd
+from . import networks
+from .sources import make_source
+
+BLOCK_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
+
+
+def check_parameters(estimator: Any) -> None:
+    """Raise ValueError for what only steps can do."""
+    defaults = {
+        "dropout": 0.0,
+        "l1": 0.0,
+        "clip_norm": None,
+        "schedule": "constant",
+        "validation_data": None,
+        "callbacks": (),
+    }
+    for name, default in defaults.items():
+        value = getattr(estimator, name)
+        if value != default and list(np.atleast_1d(value)) != []:
+            raise ValueError(f"{name}={value!r} needs solver='sgd' or 'adam': lbfgs takes all rows at once, no steps")
+
+
+class Objective:
+    """Loss and gradient of an estimator's network on X (n_samples, n_features) and y (n_samples, n_outputs).
+
+    Computed in float64, as scikit-learn computes them under L-BFGS for any data.
+    """
+
+    def __init__(self, estimator: Any, X: Any, y: NDArray[Any], sample_weight: Any) -> None:
+        dtype = np.dtype(np.float64)
+        self._alpha = float(estimator.alpha)
+        network = networks.describe(estimator, [X.shape[1], *(W.shape[1] for W in estimator.coefs_)])
+        loss = networks.chosen_loss(estimator, network, dtype)
+        if not networks.is_scikit_learns_loss(estimator.loss):
+            check_target_values(loss, np.asarray(y, np.float64))
+        self._plan = networks.make_room(network, 1, min(BLOCK_ROWS, X.shape[0]))
+        # Without penalty, so that blocks add up; it is added here, once
+        self._program = get_backend(estimator.backend).compile(self._plan, Recipe(loss, sgd(), dtype))
+        source = make_source(X, y, sample_weight, network, dtype)
+        starts = range(0, source.n_rows, self._plan.rows)
+        blocks = [_block(source, start, start + self._plan.rows) for start in starts]
+        weighted = [(block, _weight(block)) for block in blocks]
+        self._blocks = [(block, weight) for block, weight in weighted if weight != 0]
+        self._is_mean = loss.reduction == "mean"
+        self._divisor = sum(weight for _, weight in weighted) if self._is_mean else 1.0
+        # Where every number of the packed vector stands in ours, which has no intercepts for a layer without bias
+        sizes = [array.size for array in [*estimator.coefs_, *estimator.intercepts_]]
+        places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
+        layers = len(estimator.coefs_)
+        weights = [part.reshape(W.shape) for part, W in zip(places[:layers], estimator.coefs_, strict=True)]
+        self._places = networks.flatten(self._plan, weights, places[layers:], np.int64)
+        self._weights = slice(0, sum(sizes[:layers]))
+
+    def __call__(self, packed: NDArray[Any]) -> tuple[float, NDArray[Any]]:
+        """The loss and its gradient at a vector of all weights, then all intercepts, as scikit-learn packs them."""
+        program = self._program
+        program.parameters = packed[self._places]
+        if len(self._blocks) == 1:
+            loss, flat = program.loss_and_gradient(self._blocks[0][0])
+        else:
+            loss, flat = 0.0, np.zeros(len(self._places))
+            for block, weight in self._blocks:
+                share = (weight if self._is_mean else 1.0) / self._divisor
+                block_loss, block_gradient = program.loss_and_gradient(block)
+                loss += block_loss * share
+                flat += block_gradient * share
+        gradient = np.zeros(len(packed))
+        gradient[self._places] = flat
+        W, strength = packed[self._weights], self._alpha / self._divisor
+        gradient[self._weights] += strength * W
+        return loss + 0.5 * strength * float(W @ W), gradient
+
+
+def _block(source: Source, start: int, end: int) -> Source:
+    assert source.targets is not None
+    weights = None if source.sample_weight is None else source.sample_weight[start:end]
+    return Source(source.inputs[start:end], source.targets[start:end], weights)
+
+
+def _weight(source: Source) -> float:
+    return float(source.n_rows if source.sample_weight is None else source.sample_weight.sum(dtype=np.float64))

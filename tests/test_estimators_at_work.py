@@ -1,0 +1,103 @@
+"""What happens while an estimator is at work: Ctrl-C, warnings, what it prints, threads, weights set by hand."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+from sklearn.exceptions import ConvergenceWarning
+
+from nnfast import EpochRecord, MLPClassifier
+from tests.test_estimators_same_model import assert_same, distance, fit_both, make_data
+
+pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+
+
+def classifier(**parameters: Any) -> MLPClassifier:
+    return MLPClassifier(**{"hidden_layer_sizes": (9, 5), "random_state": 0, "max_iter": 20, **parameters})
+
+
+@pytest.mark.parametrize("delay", [0.1, 0.13, 0.17, 0.2, 0.21, 0.3])
+def test_ctrl_c_keeps_the_model_as_far_as_it_is(delay: float) -> None:
+    X, y = make_data("multiclass")
+    classifier().fit(X, y)  # loads what is loaded once
+    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    estimator = classifier(max_iter=10**7, tol=0, n_iter_no_change=10**7)
+    timer.start()
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        estimator.fit(X, y)
+    timer.join()
+    assert 1 <= estimator.n_iter_ < 10**7
+    assert estimator.n_iter_ == len(estimator.loss_curve_)
+    assert estimator.t_ == estimator.n_iter_ * len(X)
+    assert estimator._optimizer.t == estimator.n_iter_  # one step an epoch, and none forgotten
+    assert estimator.score(X, y) > 0.3
+
+
+def test_an_interrupt_from_a_callback_keeps_the_model() -> None:
+    def interrupt(record: EpochRecord) -> None:
+        if record.epoch == 4:
+            raise KeyboardInterrupt
+
+    X, y = make_data("multiclass")
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        fitted = classifier(callbacks=[interrupt]).fit(X, y)
+    assert distance(fitted, classifier(max_iter=4).fit(X, y)) == 0
+
+
+def test_a_fit_that_did_not_converge_says_so() -> None:
+    X, y = make_data("multiclass")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        with pytest.raises(ConvergenceWarning, match="Maximum iterations \\(2\\) reached"):
+            classifier(max_iter=2).fit(X, y)
+
+
+def test_verbose_prints_scikit_learns_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = make_data("multiclass")
+    fit_both("multiclass", X, y, verbose=True, early_stopping=True, max_iter=60, tol=0.1, n_iter_no_change=2)
+    lines = capsys.readouterr().out.splitlines()
+    half = len(lines) // 2
+    assert lines[:half] == lines[half:]
+    assert lines[0].startswith("Iteration 1, loss = ")
+    assert "Stopping." in lines[half - 1]
+
+
+def test_verbose_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    X, y = make_data("multiclass")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
+    classifier(verbose=True, max_iter=3).fit(X, y)
+    shown = capsys.readouterr()
+    assert shown.out == ""
+    assert "3/3" in shown.err
+
+
+def test_many_threads_may_predict_with_one_model() -> None:
+    X, y = make_data("multiclass")
+    fitted = classifier().fit(X, y)
+    expected = fitted.predict_proba(X)
+    wrong: list[int] = []
+
+    def predict() -> None:
+        wrong.extend(k for k in range(50) if not np.array_equal(fitted.predict_proba(X), expected))
+
+    threads = [threading.Thread(target=predict) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert not wrong
+
+
+def test_partial_fit_uses_weights_that_were_set_by_hand() -> None:
+    X, y = make_data("regression")
+    pair = fit_both("regression", X, y, max_iter=3)
+    for estimator in pair:
+        estimator.coefs_ = [W * 0.5 for W in estimator.coefs_]
+        estimator.partial_fit(X, y)
+    assert_same(*pair, X)
