@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+
+import hypothesis
 import pytest
 
 from nnfast.backends import Backend, get_backend, unavailable
@@ -11,6 +14,11 @@ from tests.cuda.twin import make_twin
 
 # The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
 FASTER_BACKENDS = ("numba", "cuda-twin", pytest.param("cuda", marks=pytest.mark.cuda))
+
+
+# No test asserts a time: how long an example takes says more of the machine than of the code.
+hypothesis.settings.register_profile("untimed", deadline=None)
+hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
