@@ -6,14 +6,11 @@ cost nothing inside. A stretch is part of an epoch, or, for tiny networks that n
 
 from __future__ import annotations
 
-import contextlib
 import math
 import secrets
-import signal
-import threading
 import time
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -26,6 +23,7 @@ from .data.splits import split_rows
 from .data.table import Table
 from .data.targets import ClassTargets, TargetEncoding
 from .history import EpochRecord, History
+from .interruption import Interruption, interruptible
 from .losses import Loss, check_pair, get_loss
 from .metrics import score
 from .model import Model
@@ -202,12 +200,6 @@ def train(
     return model
 
 
-class Interruption:
-    """Whether Ctrl-C was pressed."""
-
-    noted = False
-
-
 class _Run:
     """The state of one run between stretches."""
 
@@ -377,27 +369,6 @@ class _Run:
             f"standardised inputs; {kept}",
             self.model,
         )
-
-
-@contextlib.contextmanager
-def interruptible() -> Iterator[Interruption]:
-    """Within this, a first Ctrl-C is noted for the end of the stretch; a second one interrupts at once."""
-    interruption = Interruption()
-    previous = signal.getsignal(signal.SIGINT)
-    # Python delivers signals to the main thread alone, and with another handler somebody else decides what Ctrl-C does.
-    if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
-        yield interruption
-        return
-
-    def note(number: int, frame: object) -> None:
-        interruption.noted = True
-        signal.signal(signal.SIGINT, previous)
-
-    signal.signal(signal.SIGINT, note)
-    try:
-        yield interruption
-    finally:
-        signal.signal(signal.SIGINT, previous)
 
 
 def _checked(orders: Orders, n_rows: int) -> Orders:

@@ -22,12 +22,13 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 
 from ..backends import Program, Recipe, get_backend
 from ..history import EpochRecord
+from ..interruption import interruptible
 from ..losses import check_target_values
 from ..network import Network
 from ..optimizers import Optimizer, adam, sgd
 from ..plan import Plan
 from ..schedules import ReduceOnPlateau, Span, get_schedule
-from ..training import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS, interruptible
+from ..training import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS
 from . import networks
 from .held_out import HeldOut
 from .sources import make_source
