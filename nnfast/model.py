@@ -53,6 +53,10 @@ class Model:
     _compiled: tuple[str | Backend, Program] | None = field(default=None, repr=False)
     _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
+    def __repr__(self) -> str:
+        what = f"{self.network.parameter_count:,} parameters in {self.parameters.dtype}, loss {self.loss.name!r}"
+        return f"Model({what}, {self.history.epochs} epochs)\n{self.network.summary()}"
+
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The network's outputs, (n_rows, n_outputs), as its last layer gives them."""
         source = self._source(X, None, None)

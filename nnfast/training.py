@@ -51,7 +51,7 @@ class EarlyStopping:
     """
 
     patience: int = 10
-    tolerance: float = 1e-4
+    tolerance: float = 0.0
     monitor: str | None = None
     restore_best: bool = True
 

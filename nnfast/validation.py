@@ -67,7 +67,10 @@ def check_inputs(
         raise ValueError("X has no rows")
     if inputs.shape[1:] != network.input_shape and inputs.shape[1:] != (network.input_size,):
         expected = ", ".join(map(str, ("n_rows", *network.input_shape)))
-        raise ValueError(f"X has shape {inputs.shape}, but the network takes ({expected})")
+        advice = ""
+        if math.prod(inputs.shape[1:]) == network.input_size:
+            advice = f"; reshape X, or begin with Network({inputs.shape[1:]}, [Flatten(), ...])"
+        raise ValueError(f"X has shape {inputs.shape}, but the network takes ({expected}){advice}")
     inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
     check_all_finite(inputs, "X")
     return inputs

@@ -212,3 +212,9 @@ def test_evaluation_agrees_with_scikit_learn() -> None:
     assert scores["loss"] == pytest.approx(
         metrics.log_loss(labels, classifier.predict_proba(X), sample_weight=weights), rel=1e-9
     )
+
+
+def test_a_model_prints_as_its_network_and_not_as_its_numbers(model: Model) -> None:
+    lines = repr(model).splitlines()
+    assert lines[0] == "Model(44 parameters in float32, loss 'cross_entropy', 3 epochs)"
+    assert "\n".join(lines[1:]) == model.network.summary()

@@ -379,6 +379,13 @@ def test_targets_may_be_soft(rows: tuple[Any, Any]) -> None:
         model.predict_proba(X)
 
 
+def test_images_for_a_flat_network_are_refused_with_the_way_out() -> None:
+    with pytest.raises(
+        ValueError, match=r"X has shape \(6, 3, 1\).*reshape X, or begin with Network\(\(3, 1\), \[Flatten"
+    ):
+        quick(REGRESSION, np.zeros((6, 3, 1)), np.zeros(6))
+
+
 X, Y = np.zeros((6, 3)), np.zeros(6)
 BAD = np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0.0)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {

@@ -203,7 +203,7 @@ class announced:  # noqa: N801 - reads as the statement it is
         self._cold = not compilation.is_compiled(self._what)
         if self._cold and self._what not in _announced:
             _announced.add(self._what)
-            message = f"nnfast: compiling the CPU kernels for {self._what} (once; some seconds)"
+            message = f"nnfast: compiling the CPU kernels for {self._what} (once; 10 to 20 seconds)"
             logger.info(message)
             if sys.stderr.isatty():
                 print(message, file=sys.stderr, flush=True)

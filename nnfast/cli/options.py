@@ -141,7 +141,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("shuffle", FLAG, True, None, "visit the rows in a new order every epoch"),
         Option("early_stopping", FLAG, False, None, "stop when the validation (else training) loss improves no more"),
         Option("patience", INTEGER, 10, "N", "epochs without improvement that early stopping waits"),
-        Option("tolerance", NUMBER, 1e-4, "T", "improvement that early stopping takes for none"),
+        Option("tolerance", NUMBER, 0.0, "T", "improvement that early stopping takes for none"),
         Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
         Option("backend", TEXT, "auto", "NAME", "auto, numpy, numba, cuda or cuda:N"),

@@ -131,7 +131,7 @@ class InputEncoding:
             if self.categories:
                 raise TypeError(
                     f"the columns {listed(self.categories)} are categories: "
-                    f"pass a Table with the columns {listed(self.names or ())}"
+                    f"pass a nnfast.data.Table with the columns {listed(self.names or ())}"
                 )
             matrix = _number_matrix(inputs)
             if matrix.shape[1] != len(self.mean):
