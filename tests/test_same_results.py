@@ -222,6 +222,14 @@ def test_kernels_reach_what_lies_beyond_the_largest_launch(
         assert difference(ours, reference) < ONE_STEP["float64"]
 
 
+def test_l1_leaves_a_weight_of_zero_where_it_is(backend: Backend) -> None:
+    # Inputs of zero: the gradient of the weights is that of the penalty alone.
+    program = make_program(backend, Network(2, [Dense(2, bias=False)]), recipe("squared_error", l1=0.5), rows=1)
+    program.parameters = np.array([0.0, 2.0, -3.0, 0.0])
+    _, gradient = program.loss_and_gradient(Source(np.zeros((1, 2)), np.zeros((1, 2))))
+    np.testing.assert_array_equal(gradient, [0.0, 0.5, -0.5, 0.0])
+
+
 def test_a_nan_reaches_the_loss_whatever_it_passes_through(faster_backend: Backend) -> None:
     floored = Activation("floored", "max(floor, z)", "where(z > floor, 1, 0)", {"floor": 0.0})
     for activation in (floored, *map(ACTIVATIONS.__getitem__, HIDDEN)):
