@@ -131,15 +131,12 @@ def make_plan(network: Network, rows: int) -> Plan:
     inputs = workspace.take(rows, sizes[0])
     targets = workspace.take(rows, sizes[-1])
     sample_weight = workspace.take(rows)
-    # Only the gradients of neighbouring operations are alive at once: two arrays serve all of them in turn.
-    gradients = [workspace.take(rows, max(sizes[1:])) for _ in range(2)]
 
     operations: list[Operation] = []
     current = inputs
     input_gradient: Span | None = None  # of the next operation: None until a layer with parameters was passed
     for index, layer in enumerate(network.layers):
         before, after = sizes[index], sizes[index + 1]
-        gradient = Span(gradients[len(operations) % 2].offset, (rows, after))
         if isinstance(layer, Dense):
             weights = parameters.take(before, after)
             bias = parameters.take(after) if layer.bias else None
@@ -147,11 +144,12 @@ def make_plan(network: Network, rows: int) -> Plan:
             # The last layer keeps z for its loss, which is computed from it where that is more exact.
             keeps_z = layer.function.derivative_uses_z or index == len(network.layers) - 1
             z = workspace.take(rows, after) if keeps_z else outputs
+            gradient = workspace.take(rows, after)
             operations.append(
                 DenseOperation(index, layer, weights, bias, current, z, outputs, gradient, input_gradient)
             )
         elif isinstance(layer, Dropout) and layer.rate > 0:
-            outputs, mask = workspace.take(rows, after), workspace.take(rows, after)
+            outputs, mask, gradient = (workspace.take(rows, after) for _ in range(3))
             operations.append(DropoutOperation(index, layer, current, outputs, mask, gradient, input_gradient))
         else:
             continue  # nothing to compute
