@@ -18,23 +18,43 @@ if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
     from .estimators import MLPClassifier, MLPRegressor
     from .history import EpochRecord, History
+    from .layers import (
+        AveragePool2D,
+        BatchNorm,
+        Conv2D,
+        Dense,
+        Dropout,
+        Flatten,
+        GlobalAveragePool2D,
+        MaxPool2D,
+    )  # fmt: skip
     from .losses import LOSSES, Loss
     from .model import Model
-    from .network import Dense, Dropout, Flatten, Network, multilayer_perceptron
+    from .network import Network, multilayer_perceptron
     from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
     from .schedules import SCHEDULES, Schedule, get_schedule
     from .training import DivergenceError, EarlyStopping, train
 
 __version__ = "0.1.0"
 
-_HOMES = {
+_HOMES: dict[str, tuple[str, ...]] = {
     "activations": ("ACTIVATIONS", "Activation"),
     "backends": ("BackendUnavailableError", "get_backend"),
     "estimators": ("MLPClassifier", "MLPRegressor"),
     "history": ("EpochRecord", "History"),
+    "layers": (
+        "AveragePool2D",
+        "BatchNorm",
+        "Conv2D",
+        "Dense",
+        "Dropout",
+        "Flatten",
+        "GlobalAveragePool2D",
+        "MaxPool2D",
+    ),
     "losses": ("LOSSES", "Loss"),
     "model": ("Model",),
-    "network": ("Dense", "Dropout", "Flatten", "Network", "multilayer_perceptron"),
+    "network": ("Network", "multilayer_perceptron"),
     "optimizers": ("OPTIMIZERS", "Optimizer", "get_optimizer"),
     "schedules": ("SCHEDULES", "Schedule", "get_schedule"),
     "training": ("DivergenceError", "EarlyStopping", "train"),
@@ -42,7 +62,8 @@ _HOMES = {
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of use
-    "Network", "Dense", "Dropout", "Flatten", "multilayer_perceptron", "train", "Model", "History", "EpochRecord",
+    "Network", "Dense", "Dropout", "Flatten", "Conv2D", "MaxPool2D", "AveragePool2D", "GlobalAveragePool2D",
+    "BatchNorm", "multilayer_perceptron", "train", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
     "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
     "MLPRegressor",

@@ -10,104 +10,21 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
+from .activations import ACTIVATIONS, Activation
+from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
+from .windows import Shape
 
-from .activations import ACTIVATIONS, Activation, get_activation
-from .initializers import check_initializer
-
-Shape = tuple[int, ...]
 MAX_LAYERS = 1000
-MAX_UNITS = 2**31 - 1
-
-
-@dataclass(frozen=True)
-class Layer:
-    """What all layers share: how the shape of one row changes, and how many parameters they hold."""
-
-    kind: ClassVar[str]
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        """The shape of one row of output. Raises ValueError where the input's shape does not fit."""
-        return input_shape
-
-    def parameter_count(self, input_shape: Shape) -> int:
-        return 0
-
-
-@dataclass(frozen=True)
-class Dense(Layer):
-    """A fully connected layer: a = activation(x W + b), with W of shape (inputs, units) and b of shape (units,).
-
-    activation: a name from ACTIVATIONS or an Activation. initializer: a name from INITIALIZERS, for W; b starts at 0.
-    """
-
-    units: int
-    activation: str | Activation = "identity"
-    bias: bool = True
-    initializer: str = "glorot_uniform"
-    kind: ClassVar[str] = "Dense"
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "units", _count(self.units, "Dense: units"))
-        object.__setattr__(self, "activation", get_activation(self.activation))
-        if not isinstance(self.bias, bool):
-            raise TypeError(f"Dense: bias must be True or False, got {self.bias!r}")
-        check_initializer(self.initializer)
-
-    @property
-    def function(self) -> Activation:
-        """The activation as a row of the table."""
-        return get_activation(self.activation)
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        if len(input_shape) != 1:
-            raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
-        return (self.units,)
-
-    def parameter_count(self, input_shape: Shape) -> int:
-        return (input_shape[0] + self.bias) * self.units
-
-
-@dataclass(frozen=True)
-class Dropout(Layer):
-    """Sets each input to 0 with probability `rate` in training and scales the others by 1 / (1 - rate).
-
-    Srivastava et al. 2014, in the form that leaves prediction untouched.
-    """
-
-    rate: float
-    kind: ClassVar[str] = "Dropout"
-
-    def __post_init__(self) -> None:
-        if (
-            isinstance(self.rate, bool)
-            or not isinstance(self.rate, (int, float, np.floating))
-            or not 0 <= self.rate < 1
-        ):
-            raise ValueError(f"Dropout: rate must lie in [0, 1), got {self.rate!r}")
-        object.__setattr__(self, "rate", float(self.rate))
-
-
-@dataclass(frozen=True)
-class Flatten(Layer):
-    """Turns a row of any shape into a flat one, in C order."""
-
-    kind: ClassVar[str] = "Flatten"
-
-    def output_shape(self, input_shape: Shape) -> Shape:
-        return (math.prod(input_shape),)
-
-
-LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in (Dense, Dropout, Flatten)}
 
 
 @dataclass(frozen=True)
 class Network:
     """A feedforward network: the shape of one row of input and the layers it passes through.
 
-    input_shape: an integer, or a tuple such as (28, 28). layers: at least one; the last must be Dense.
+    input_shape: an integer, or a tuple: (28, 28) for grey images, (32, 32, 3) for images of three channels. layers: at
+    least one; the last must be Dense.
     Raises ValueError or TypeError with the layer's index and name for sizes and shapes that do not fit.
     """
 
@@ -118,7 +35,7 @@ class Network:
         shape = (self.input_shape,) if hasattr(self.input_shape, "__index__") else tuple(self.input_shape)
         if not shape:
             raise ValueError("input_shape must have at least one dimension, got ()")
-        object.__setattr__(self, "input_shape", tuple(_count(size, "input_shape") for size in shape))
+        object.__setattr__(self, "input_shape", tuple(check_size(size, "input_shape") for size in shape))
         object.__setattr__(self, "layers", tuple(self.layers))
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
@@ -128,9 +45,9 @@ class Network:
         if len(self.layers) > MAX_LAYERS:
             raise ValueError(f"a network has at most {MAX_LAYERS} layers, got {len(self.layers)}")
         for index, layer in enumerate(self.layers[:-1]):
-            if isinstance(layer, Dense) and layer.function.output_only:
+            if layer.function and layer.function.output_only:
                 raise ValueError(
-                    f"layer {index} (Dense): activation {layer.function.name!r} is for the last layer only"
+                    f"layer {index} ({layer.kind}): activation {layer.function.name!r} is for the last layer only"
                 )
         self.shapes  # noqa: B018 - computed once here, so that shapes that do not fit are refused now
 
@@ -173,9 +90,8 @@ class Network:
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
         shapes = self.shapes
         for index, (layer, before, after) in enumerate(zip(self.layers, shapes[:-1], shapes[1:], strict=True)):
-            name = f"{layer.kind}({layer.rate:g})" if isinstance(layer, Dropout) else layer.kind
-            activation = layer.function.name if isinstance(layer, Dense) else ""
-            rows.append((str(index), name, activation, str(after), f"{layer.parameter_count(before):,}"))
+            activation = layer.function.name if layer.function else ""
+            rows.append((str(index), layer.label, activation, str(after), f"{layer.parameter_count(before):,}"))
         rows.append(("", "total", "", "", f"{self.parameter_count:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join(
@@ -253,13 +169,3 @@ def _activation_to_data(activation: Activation) -> str | dict[str, Any]:
         return activation.name
     data = {field.name: getattr(activation, field.name) for field in fields(activation)}
     return data | {"constants": dict(activation.constants)}
-
-
-def _count(value: Any, what: str) -> int:
-    """A positive int, from any integer type. Raises TypeError or ValueError."""
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be a positive integer, got {value!r}")
-    number: int = value.__index__()
-    if not 1 <= number <= MAX_UNITS:
-        raise ValueError(f"{what} must be a positive integer up to {MAX_UNITS}, got {number}")
-    return number

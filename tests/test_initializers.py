@@ -25,7 +25,7 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_weights_have_the_stated_spread(name: str) -> None:
-    weights = INITIALIZERS[name](np.random.default_rng(0), FAN_IN, FAN_OUT)
+    weights = INITIALIZERS[name](np.random.default_rng(0), FAN_IN, FAN_OUT, FAN_OUT)
     assert weights.shape == (FAN_IN, FAN_OUT)
     assert weights.std() == pytest.approx(DEVIATIONS[name], rel=0.01)
     middle = 0.5 if name == "uniform_0_1" else 0.0
@@ -34,12 +34,18 @@ def test_weights_have_the_stated_spread(name: str) -> None:
 
 @pytest.mark.parametrize(("fan_in", "fan_out"), [(5, 9), (9, 5), (4, 4), (1, 3)])
 def test_orthogonal_weights_are_orthonormal_along_the_shorter_side(fan_in: int, fan_out: int) -> None:
-    weights = INITIALIZERS["orthogonal"](np.random.default_rng(0), fan_in, fan_out)
+    weights = INITIALIZERS["orthogonal"](np.random.default_rng(0), fan_in, fan_out, fan_out)
     product = weights @ weights.T if fan_in <= fan_out else weights.T @ weights
     np.testing.assert_allclose(product, np.eye(min(fan_in, fan_out)), atol=1e-12)
 
 
 def test_the_tutorial_s_weights_lie_between_zero_and_one() -> None:
-    weights = INITIALIZERS["uniform_0_1"](np.random.default_rng(0), 50, 50)
+    weights = INITIALIZERS["uniform_0_1"](np.random.default_rng(0), 50, 50, 50)
     assert weights.min() >= 0
     assert weights.max() < 1
+
+
+def test_what_an_input_reaches_decides_the_limit_and_not_the_columns() -> None:
+    weights = INITIALIZERS["glorot_uniform"](np.random.default_rng(0), 27, 500, 27 * 500)
+    assert weights.shape == (27, 500)
+    assert abs(weights).max() == pytest.approx((6 / (27 + 27 * 500)) ** 0.5, rel=1e-3)

@@ -10,7 +10,18 @@ from hypothesis import strategies as st
 
 from nnfast.activations import ACTIVATIONS, Activation
 from nnfast.initializers import INITIALIZERS
-from nnfast.network import Dense, Dropout, Flatten, Layer, Network, multilayer_perceptron
+from nnfast.layers import (
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    Layer,
+    MaxPool2D,
+)
+from nnfast.network import Network, multilayer_perceptron
 
 HIDDEN = [name for name in ACTIVATIONS if not ACTIVATIONS[name].output_only]
 
@@ -24,6 +35,33 @@ layers = st.one_of(
     ),
     st.builds(Dropout, st.floats(0, 0.99)),
 )
+pairs = st.one_of(st.integers(1, 9), st.tuples(st.integers(1, 9), st.integers(1, 9)))
+image_layers = st.one_of(
+    st.builds(
+        Conv2D,
+        st.integers(1, 9),
+        st.integers(1, 3),
+        stride=pairs,
+        padding=st.one_of(st.just("same"), st.integers(2, 5), st.tuples(st.integers(2, 5), st.integers(2, 5))),
+        activation=st.sampled_from(HIDDEN),
+        bias=st.booleans(),
+    ),
+    st.builds(Conv2D, st.integers(1, 9), pairs, padding=st.just("same"), dilation=pairs),
+    st.builds(MaxPool2D, pairs, st.one_of(st.none(), pairs), st.just("same")),
+    st.builds(AveragePool2D, pairs, st.one_of(st.none(), pairs), st.just("same")),
+    st.builds(BatchNorm, st.floats(0, 1), st.floats(1e-9, 1), st.sampled_from(HIDDEN)),
+    st.builds(Dropout, st.floats(0, 0.99)),
+)
+
+
+@given(shape=st.lists(st.integers(1, 9), min_size=2, max_size=3), middle=st.lists(image_layers, max_size=5))
+def test_a_network_of_images_survives_json(shape: list[int], middle: list[Layer]) -> None:
+    for end in (Flatten(), GlobalAveragePool2D()):
+        network = Network(tuple(shape), (*middle, end, Dense(3)))
+        again = Network.from_json(network.to_json())
+        assert again == network
+        assert hash(again) == hash(network)
+        assert again.summary() == network.summary()
 
 
 @given(shape=st.lists(st.integers(1, 9), min_size=1, max_size=3), middle=st.lists(layers, max_size=6))
@@ -59,7 +97,48 @@ REFUSED = {
         lambda: Network(3, [Dense(3), Dense(4, "softmax"), Dense(2)]),
         r"layer 1 \(Dense\): activation 'softmax' is for the last layer only",
     ),
-    "something else": (lambda: Network(3, ["dense"]), "layer 0 must be one of Dense, Dropout, Flatten, got 'dense'"),
+    "something else": (lambda: Network(3, ["dense"]), r"layer 0 must be one of Dense, Dropout, .*, got 'dense'"),
+    "a kernel that is too large": (
+        lambda: Network((8, 8), [Conv2D(3, 3), Conv2D(3, 7, padding=(0, 1)), Flatten(), Dense(1)]),
+        r"layer 1 \(Conv2D\): the kernel of 7x7 is larger than the padded image of 6x8; use a smaller kernel",
+    ),
+    "a dilated kernel that is too large": (
+        lambda: Network((8, 8), [Conv2D(3, 3, dilation=4), Flatten(), Dense(1)]),
+        "the kernel of 3x3, dilated to 9x9, is larger than the padded image of 8x8",
+    ),
+    "a pool that is too large": (
+        lambda: Network((3, 3), [MaxPool2D(4), Flatten(), Dense(1)]),
+        r"layer 0 \(MaxPool2D\): the pool of 4x4 is larger than the padded image of 3x3; use a smaller pool",
+    ),
+    "a pool of padding alone": (
+        lambda: Network((4, 4), [AveragePool2D(2, padding=(1, 2)), Flatten(), Dense(1)]),
+        "padding 2 would make pools that hold no pixel; with a pool of 2x2 it is at most 1",
+    ),
+    "groups that do not divide": (
+        lambda: Network((8, 8, 3), [Conv2D(4, 3, groups=2), Flatten(), Dense(1)]),
+        r"layer 0 \(Conv2D\): groups must divide the input's 3 channels and the 4 filters, got 2",
+    ),
+    "a convolution of flat rows": (
+        lambda: Network(64, [Conv2D(4, 3), Flatten(), Dense(1)]),
+        r"layer 0 \(Conv2D\): needs an image \(height, width\) or \(height, width, channels\), got shape \(64,\)",
+    ),
+    "a dense layer after an image": (
+        lambda: Network((8, 8), [Conv2D(4, 3), Dense(1)]),
+        r"layer 1 \(Dense\): needs a flat input, got shape \(6, 6, 4\); put Flatten\(\) before it",
+    ),
+    "softmax in a convolution": (
+        lambda: Network((8, 8), [Conv2D(4, 3, activation="softmax"), Flatten(), Dense(1)]),
+        r"layer 0 \(Conv2D\): activation 'softmax' is for the last layer only",
+    ),
+    "a kernel of three sizes": (
+        lambda: Conv2D(3, (3, 3, 3)),
+        r"Conv2D: kernel_size must be an integer or a pair \(vertical, horizontal\), got \(3, 3, 3\)",
+    ),
+    "a stride of zero": (lambda: MaxPool2D(2, stride=(1, 0)), "MaxPool2D: stride must be a positive integer"),
+    "an unknown padding": (lambda: Conv2D(3, 3, padding="full"), r"padding must be 'valid', 'same', n or \(n, m\)"),
+    "a negative padding": (lambda: Conv2D(3, 3, padding=-1), "padding must be an integer from 0"),
+    "a momentum beyond one": (lambda: BatchNorm(1.5), r"momentum must lie in \[0, 1\], got 1.5"),
+    "an epsilon of zero": (lambda: BatchNorm(epsilon=0), "epsilon must be a finite number above 0, got 0"),
 }
 
 
@@ -104,3 +183,51 @@ def test_the_summary_counts_parameters() -> None:
 
 def test_layers_print_as_they_are_written() -> None:
     assert repr(Dense(3, "relu")) == "Dense(units=3, activation='relu', bias=True, initializer='glorot_uniform')"
+
+
+def test_image_layers_print_with_what_differs_from_the_defaults() -> None:
+    layers = [
+        (Conv2D(6, 5), "Conv2D(6, 5x5)"),
+        (Conv2D(6, (3, 5), stride=2, padding="same", groups=3), "Conv2D(6, 3x5, stride 2x2, same, groups 3)"),
+        (Conv2D(6, 3, padding=1, dilation=(1, 2)), "Conv2D(6, 3x3, padding 1x1, dilation 1x2)"),
+        (MaxPool2D(2), "MaxPool2D(2x2)"),
+        (AveragePool2D(3, stride=2), "AveragePool2D(3x3, stride 2x2)"),
+        (BatchNorm(), "BatchNorm"),
+    ]
+    assert [layer.label for layer, _ in layers] == [label for _, label in layers]
+
+
+SHAPES = [  # input, layer, output, parameters
+    ((28, 28), Conv2D(6, 5), (24, 24, 6), 5 * 5 * 6 + 6),
+    ((24, 24, 6), MaxPool2D(2), (12, 12, 6), 0),
+    ((7, 5, 4), Conv2D(8, 3, stride=2, padding="same", groups=4, bias=False), (4, 3, 8), 3 * 3 * 1 * 8),
+    ((7, 5, 4), Conv2D(8, (7, 5)), (1, 1, 8), 7 * 5 * 4 * 8 + 8),
+    ((7, 5), Conv2D(1, 3, padding=(1, 0), dilation=(1, 2)), (7, 1, 1), 10),
+    ((7, 5, 2), AveragePool2D(3, stride=2, padding=1), (4, 3, 2), 0),
+    ((7, 5, 2), MaxPool2D((2, 3), padding="same"), (4, 2, 2), 0),
+    ((7, 5, 2), GlobalAveragePool2D(), (2,), 0),
+    ((7, 5), GlobalAveragePool2D(), (1,), 0),
+    ((7, 5, 2), BatchNorm(), (7, 5, 2), 4),
+    ((7, 5), BatchNorm(), (7, 5), 2),
+    ((7,), BatchNorm(), (7,), 14),
+]
+
+
+@pytest.mark.parametrize(("before", "layer", "after", "parameters"), SHAPES)
+def test_image_layers_know_their_output_and_their_parameters(
+    before: tuple[int, ...], layer: Layer, after: tuple[int, ...], parameters: int
+) -> None:
+    assert layer.output_shape(before) == after
+    assert layer.parameter_count(before) == parameters
+
+
+@given(height=st.integers(1, 40), size=st.integers(1, 9), stride=st.integers(1, 9), dilation=st.integers(1, 4))
+def test_same_padding_gives_one_output_for_every_stride_and_pads_the_rest_below(
+    height: int, size: int, stride: int, dilation: int
+) -> None:
+    layer = Conv2D(1, (size, 1), (stride, 1), "same", (dilation, 1))
+    window = layer.window((height, 1))
+    assert window.output_height == -(-height // stride)
+    span = dilation * (size - 1) + 1
+    below = (window.output_height - 1) * stride + span - height - window.pad_top
+    assert below < 0 or below - window.pad_top in (0, 1)

@@ -6,34 +6,78 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.network import Dense, Dropout, Flatten, Layer, Network
-from nnfast.plan import ALIGNMENT, DenseOperation, Span, make_plan
+from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.network import Network
+from nnfast.plan import (
+    ALIGNMENT,
+    ROW_GROUP,
+    BatchNormOperation,
+    ConvolutionOperation,
+    DenseOperation,
+    DropoutOperation,
+    Span,
+    make_plan,
+)
 
 layers = st.one_of(
     st.builds(Dense, st.integers(1, 30), st.sampled_from(["tanh", "silu"]), st.booleans()),
     st.builds(Dropout, st.sampled_from([0.0, 0.3])),
+    st.builds(BatchNorm, activation=st.sampled_from(["tanh", "silu"])),
+)
+image_layers = st.one_of(
+    st.builds(
+        Conv2D,
+        st.integers(1, 4),
+        st.integers(1, 3),
+        padding=st.just("same"),
+        activation=st.sampled_from(["tanh", "silu"]),
+        bias=st.booleans(),
+    ),
+    st.builds(MaxPool2D, st.integers(1, 3), padding=st.just("same")),
+    st.builds(AveragePool2D, st.integers(1, 3), padding=st.just("same")),
+    st.builds(Dropout, st.sampled_from([0.0, 0.3])),
+    st.builds(BatchNorm, activation=st.sampled_from(["tanh", "silu"])),
+)
+networks = st.builds(
+    lambda image, flat: Network((4, 5), [*image, Flatten(), *flat, Dense(4)]),
+    st.lists(image_layers, max_size=4),
+    st.lists(layers, max_size=6),
 )
 
 
-@given(middle=st.lists(layers, max_size=6), rows=st.integers(1, 40))
-def test_parameters_fill_their_vector_in_order_without_gaps(middle: list[Layer], rows: int) -> None:
-    network = Network((2, 3), [Flatten(), *middle, Dense(4)])
+@given(network=networks, rows=st.integers(1, 40))
+def test_parameters_and_state_fill_their_vectors_in_order_without_gaps(network: Network, rows: int) -> None:
     plan = make_plan(network, rows)
-    spans = [span for op in plan.dense_operations for span in (op.weights, op.bias) if span]
-    end = 0
-    for span in spans:
-        assert span.offset == end
-        end = span.end
-    assert end == plan.parameter_count == network.parameter_count
+    spans = []
+    state = []
+    for op in plan.operations:
+        if isinstance(op, DenseOperation | ConvolutionOperation):
+            spans += [op.weights, op.bias]
+        elif isinstance(op, BatchNormOperation):
+            spans += [op.gamma, op.beta]
+            state += [op.running_mean, op.running_variance]
+    for found, size in ((spans, plan.parameter_count), (state, plan.state_count)):
+        end = 0
+        for span in filter(None, found):
+            assert span.offset == end
+            end = span.end
+        assert end == size
+    assert plan.parameter_count == network.parameter_count
 
 
-@given(middle=st.lists(layers, max_size=6), rows=st.integers(1, 40))
-def test_arrays_that_live_at_once_do_not_overlap(middle: list[Layer], rows: int) -> None:
-    plan = make_plan(Network((2, 3), [Flatten(), *middle, Dense(4)]), rows)
+@given(network=networks, rows=st.integers(1, 40))
+def test_arrays_that_live_at_once_do_not_overlap(network: Network, rows: int) -> None:
+    plan = make_plan(network, rows)
     used = np.zeros(plan.workspace_size, dtype=int)
     places: set[Span] = {plan.inputs, plan.targets, plan.sample_weight}
     for op in plan.operations:
-        places |= {op.outputs, op.z} if isinstance(op, DenseOperation) else {op.outputs, op.mask}
+        places.add(op.outputs)
+        if isinstance(op, DenseOperation | ConvolutionOperation | BatchNormOperation):
+            places.add(op.z)
+        if isinstance(op, DropoutOperation):
+            places.add(op.mask)
+        if isinstance(op, BatchNormOperation):
+            places |= {op.mean, op.inverse_deviation}
     for span in places:
         assert span.offset % ALIGNMENT == 0
         span.view(used)[...] += 1
@@ -70,3 +114,47 @@ def test_initial_weights_are_drawn_by_seed_and_layer_and_biases_are_zero() -> No
     for op in plan.dense_operations:
         assert op.bias is not None
         assert not op.bias.view(first).any()
+
+
+def test_arrays_of_image_networks_hold_whole_groups_of_rows() -> None:
+    plan = make_plan(Network((5, 5), [Conv2D(2, 3), Flatten(), Dense(3)]), ROW_GROUP + 1)
+    assert plan.rows == ROW_GROUP + 1
+    assert {op.outputs.shape[0] for op in plan.operations} == {2 * ROW_GROUP}
+    assert plan.inputs.shape == (2 * ROW_GROUP, 25)
+    flat = make_plan(Network(25, [Dense(3)]), ROW_GROUP + 1)
+    assert flat.inputs.shape == (ROW_GROUP + 1, 25)
+
+
+def test_the_image_part_ends_with_the_last_convolution_or_pool() -> None:
+    plan = make_plan(Network((5, 5), [Dropout(0.5), Conv2D(2, 3), Dropout(0.5), Flatten(), BatchNorm(), Dense(3)]), 2)
+    assert [op.layer.kind for op in plan.operations[: plan.image_operations]] == ["Dropout", "Conv2D"]
+    assert make_plan(Network((5, 5), [BatchNorm(), Flatten(), Dense(3)]), 2).image_operations == 0
+
+
+def test_flops_count_the_convolutions_by_output_pixel() -> None:
+    plan = make_plan(Network((8, 8, 4), [Conv2D(6, 3, groups=2), Conv2D(2, (1, 3)), Flatten(), Dense(5)]), 1)
+    first, second, dense = 6 * 6 * (3 * 3 * 2 * 6), 6 * 4 * (3 * 6 * 2), 6 * 4 * 2 * 5
+    assert plan.flops_per_row() == 2 * (2 * first + 3 * second + 3 * dense)
+
+
+def test_a_convolution_draws_by_its_fans_and_batch_norm_starts_as_the_identity() -> None:
+    network = Network((9, 9, 8), [Conv2D(64, 3, groups=4), BatchNorm(), Flatten(), Dense(1)])
+    plan = make_plan(network, 1)
+    convolution, norm, _ = plan.operations
+    assert isinstance(convolution, ConvolutionOperation)
+    assert isinstance(norm, BatchNormOperation)
+    start, state = plan.initial_parameters(0), plan.initial_state()
+    limit = (6 / (9 * 8 / 4 + 9 * 64 / 4)) ** 0.5
+    assert convolution.weights.shape == (3, 3, 2, 64)
+    assert 0.98 * limit < abs(convolution.weights.view(start)).max() <= limit
+    assert (norm.gamma.view(start) == 1).all()
+    assert not norm.beta.view(start).any()
+    assert not norm.running_mean.view(state).any()
+    assert (norm.running_variance.view(state) == 1).all()
+    assert norm.gamma not in plan.weight_spans
+
+
+def test_the_workspace_is_told_in_words() -> None:
+    plan = make_plan(Network((28, 28), [Conv2D(6, 5), Flatten(), Dense(10)]), 64)
+    assert plan.memory("float32") == f"workspace: {plan.workspace_size * 4 / 1e6:.3g} MB for batches of 64"
+    assert make_plan(Network(3, [Dense(1)]), 1).memory("float64").startswith("workspace: 648 B for")

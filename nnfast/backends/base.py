@@ -14,9 +14,12 @@ from numpy.typing import NDArray
 
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..plan import Plan
+from ..plan import BatchNormOperation, ConvolutionOperation, Plan, PoolingOperation
 
 Vector = NDArray[np.floating]
+
+# Temporary: the programs that have no image operations and no BatchNorm yet.
+_WITHOUT_IMAGES = {"NumpyProgram": "numpy", "NumbaProgram": "numba", "CudaProgram": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -62,11 +65,18 @@ class Recipe:
 
 
 class Program(ABC):
-    """A network laid out and ready to train: parameters, optimizer slots, and the steps that change them."""
+    """A network laid out and ready to train: parameters, optimizer slots, state, and the steps that change them."""
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        for op in plan.operations:
+            if type(self).__name__ in _WITHOUT_IMAGES and isinstance(
+                op, (ConvolutionOperation, PoolingOperation, BatchNormOperation)
+            ):
+                name = _WITHOUT_IMAGES[type(self).__name__]
+                raise ValueError(f"layer {op.layer_index} ({op.layer.kind}): not on backend {name!r} yet")
         self.plan = plan
         self.recipe = recipe
+        self._state = plan.initial_state().astype(recipe.dtype)
 
     @abstractmethod
     def bind(self, source: Source) -> None:
@@ -79,19 +89,24 @@ class Program(ABC):
         """Train on a stretch of steps: the hot call.
 
         Step k takes the rows order[bounds[k]:bounds[k + 1]] at learning rate rates[k]; it is step number
-        first_step + k of the run, which decides dropout masks and bias corrections. A batch whose weights are all
-        zero changes nothing. Returns the loss of every step, penalties included, before its update.
+        first_step + k of the run, which decides dropout masks and bias corrections. BatchNorm uses the batch's
+        statistics and lets the running ones follow. A batch whose weights are all zero changes nothing. Returns the
+        loss of every step, penalties included, before its update.
         """
 
     @abstractmethod
     def evaluate(self, source: Source) -> tuple[float, Vector]:
-        """The loss over all of `source`, without penalties and dropout, and the outputs (n_rows, output_size)."""
+        """The loss over all of `source`, without penalties and dropout, and the outputs (n_rows, output_size).
+
+        BatchNorm uses the running statistics here, and in predict.
+        """
 
     @abstractmethod
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         """Loss and flat gradient of one batch, penalties included, without dropout and clipping.
 
-        source: at most plan.rows rows.
+        source: at most plan.rows rows. BatchNorm uses the batch's statistics, as in training, and leaves the running
+        ones as they are.
         """
 
     @abstractmethod
@@ -115,6 +130,15 @@ class Program(ABC):
     @slots.setter
     @abstractmethod
     def slots(self, vectors: Vector) -> None: ...
+
+    @property
+    def state(self) -> Vector:
+        """A host copy of the running statistics, (plan.state_count,); assign one to replace them."""
+        return self._state.copy()
+
+    @state.setter
+    def state(self, vector: Vector) -> None:
+        self._state[...] = vector
 
 
 class HostProgram(Program):
@@ -156,7 +180,7 @@ class Backend(ABC):
 
     @abstractmethod
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
-        """A program for this plan, with all parameters and slots zero."""
+        """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""
 
 
 class BackendUnavailableError(RuntimeError):

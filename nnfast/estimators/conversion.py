@@ -32,7 +32,7 @@ def to_sklearn(estimator: Any) -> Any:
     kind = neural_network.MLPClassifier if is_classifier(estimator) else neural_network.MLPRegressor
     units = [estimator.coefs_[0].shape[0], *(W.shape[1] for W in estimator.coefs_)]
     network = networks.describe(estimator, units)
-    hidden = {layer.function for layer in network.layers[:-1] if hasattr(layer, "function")}
+    hidden = {layer.function for layer in network.layers[:-1] if layer.function}
     if len(hidden) > 1:
         names = ", ".join(sorted(function.name for function in hidden))
         raise ValueError(f"scikit-learn has one activation for all hidden layers; this model has {names}")

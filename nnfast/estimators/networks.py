@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 
 from ..activations import ACTIVATIONS, Activation, get_activation
 from ..intervals import lies_within
+from ..layers import Dense, Dropout, Layer
 from ..losses import LOSSES, Loss, check_pair, get_loss
-from ..network import Dense, Dropout, Layer, Network
+from ..network import Network
 from ..plan import Plan, make_plan
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
