@@ -19,7 +19,7 @@ from ..plan import BatchNormOperation, ConvolutionOperation, Plan, PoolingOperat
 Vector = NDArray[np.floating]
 
 # Temporary: the programs that have no image operations and no BatchNorm yet.
-_WITHOUT_IMAGES = {"NumpyProgram": "numpy", "NumbaProgram": "numba", "CudaProgram": "cuda"}
+_WITHOUT_IMAGES = {"NumbaProgram": "numba", "CudaProgram": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ class Program(ABC):
                 op, (ConvolutionOperation, PoolingOperation, BatchNormOperation)
             ):
                 name = _WITHOUT_IMAGES[type(self).__name__]
-                raise ValueError(f"layer {op.layer_index} ({op.layer.kind}): not on backend {name!r} yet")
+                raise ValueError(f"layer {op.layer_index} ({op.layer.kind}): not on backend {name!r} yet; use 'numpy'")
         self.plan = plan
         self.recipe = recipe
         self._state = plan.initial_state().astype(recipe.dtype)

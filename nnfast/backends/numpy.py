@@ -6,7 +6,7 @@ held to these results.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,11 +14,32 @@ from numpy.typing import NDArray
 from ..activations import Activation
 from ..formula import numpy_function
 from ..losses import Loss, canonical_pair, is_softmax_cross_entropy
-from ..plan import DropoutOperation, Plan
+from ..plan import (
+    BatchNormOperation,
+    ConvolutionOperation,
+    DenseOperation,
+    DropoutOperation,
+    Operation,
+    Plan,
+    PoolingOperation,
+)
 from ..random import dropout_keep
+from . import numpy_layers as layers
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor
 
 Array = NDArray[Any]
+
+
+class Passed(NamedTuple):
+    """What the way forward leaves of an operation for the way back.
+
+    kept: a dropout's mask; of a BatchNorm, the normalised inputs and the inverse deviation; else None.
+    """
+
+    inputs: Array
+    z: Array
+    outputs: Array
+    kept: Any
 
 
 class NumpyBackend(Backend):
@@ -68,7 +89,7 @@ class NumpyProgram(HostProgram):
             for start in range(0, source.n_rows, self.plan.rows):
                 rows = np.arange(start, min(start + self.plan.rows, source.n_rows))
                 inputs, targets, weights = self._gather(source, rows)
-                _, z, outputs[rows] = self._forward(inputs, step=None)[-1]
+                _, z, outputs[rows], _ = self._forward(inputs, step=None, by_batch=False)[-1]
                 losses = loss_of_outputs(output, self.recipe.loss, z, outputs[rows], targets)
                 total_loss += float(weights @ losses)
                 total_weight += float(weights.sum())
@@ -79,7 +100,7 @@ class NumpyProgram(HostProgram):
         with np.errstate(all="ignore"):
             for start in range(0, source.n_rows, self.plan.rows):
                 rows = slice(start, start + self.plan.rows)
-                outputs[rows] = self._forward(self._scaled(source, rows), step=None)[-1][2]
+                outputs[rows] = self._forward(self._scaled(source, rows), step=None, by_batch=False)[-1].outputs
         return outputs
 
     def _scaled(self, source: Source, rows: Any) -> Array:
@@ -99,25 +120,55 @@ class NumpyProgram(HostProgram):
         weights = np.ones(len(rows), dtype) if source.sample_weight is None else source.sample_weight[rows]
         return self._scaled(source, rows), targets, weights
 
-    def _forward(self, inputs: Array, step: int | None) -> list[tuple[Array, Array, Array]]:
-        """Feedforward. For every operation: its inputs, its z (for dropout: the mask), its outputs.
+    def _forward(self, inputs: Array, *, step: int | None, by_batch: bool) -> list[Passed]:
+        """Feedforward.
 
-        step: the step whose dropout masks apply, or None for prediction.
+        step: the step whose dropout masks apply and whose statistics the state follows; None for neither. by_batch:
+        whether BatchNorm takes the batch's statistics; else it takes the running ones.
         """
         passed = []
-        current = inputs
+        x = inputs
         for operation in self.plan.operations:
-            x = current
-            if isinstance(operation, DropoutOperation):
-                z = self._mask(operation, len(x), step)
-                current = x * z
-            else:
-                z = x @ operation.weights.view(self._parameters)
-                if operation.bias:
-                    z += operation.bias.view(self._parameters)
-                current = operation.layer.function.function(z)
-            passed.append((x, z, current))
+            z, kept = self._compute(operation, x, step, by_batch)
+            activation = operation.layer.function
+            outputs = activation.function(z) if activation else z
+            passed.append(Passed(x, z, outputs, kept))
+            x = outputs
         return passed
+
+    def _compute(self, op: Operation, x: Array, step: int | None, by_batch: bool) -> tuple[Array, Any]:
+        """An operation's z, and what else the way back needs."""
+        if isinstance(op, DenseOperation | ConvolutionOperation):
+            W = op.weights.view(self._parameters)
+            z = x @ W if isinstance(op, DenseOperation) else layers.convolution(x, W, op.window)
+            if op.bias:
+                z.reshape(-1, W.shape[-1])[...] += op.bias.view(self._parameters)
+            return z, None
+        if isinstance(op, PoolingOperation):
+            pooling = layers.max_pooling if op.kind == "max" else layers.average_pooling
+            return pooling(x, op.window), None
+        if isinstance(op, BatchNormOperation):
+            mean, inverse_deviation = self._statistics(op, x, step, by_batch)
+            normalised = layers.normalise(x, mean, inverse_deviation)
+            z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
+            return z.reshape(x.shape), (normalised, inverse_deviation)
+        assert isinstance(op, DropoutOperation)
+        mask = self._mask(op, len(x), step)
+        return x * mask, mask
+
+    def _statistics(self, op: BatchNormOperation, x: Array, step: int | None, by_batch: bool) -> tuple[Array, Array]:
+        """Every channel's mean and 1 / deviation; in training, the running statistics follow those of the batch."""
+        running_mean, running_variance = op.running_mean.view(self._state), op.running_variance.view(self._state)
+        mean, variance = running_mean, running_variance
+        if by_batch:
+            mean, variance = layers.batch_statistics(x, op.channels)
+            if step is not None:
+                n = x.size // op.channels
+                unbiased = variance * self.recipe.dtype.type(n / max(n - 1, 1))
+                momentum = self.recipe.dtype.type(op.layer.momentum)
+                running_mean += momentum * (mean - running_mean)
+                running_variance += momentum * (unbiased - running_variance)
+        return mean, 1 / np.sqrt(variance + self.recipe.dtype.type(op.layer.epsilon))
 
     def _mask(self, operation: DropoutOperation, rows: int, step: int | None) -> Array:
         """0 where dropout drops, 1 / (1 - rate) elsewhere; all ones in prediction."""
@@ -132,29 +183,55 @@ class NumpyProgram(HostProgram):
         """Feedforward, loss, and backpropagation by the chain rule."""
         recipe = self.recipe
         divisor = recipe.dtype.type(batch_divisor(recipe.loss, weights.sum()))
-        passed = self._forward(inputs, step)
+        passed = self._forward(inputs, step=step, by_batch=True)
         gradient = np.zeros_like(self._parameters)
 
         output = self.plan.output.layer.function
-        _, z, a = passed[-1]
+        _, z, a, _ = passed[-1]
         loss = float(weights @ loss_of_outputs(output, recipe.loss, z, a, targets))
         # dLoss/dz of the last layer; every row counts by its weight
         delta = delta_of_outputs(output, recipe.loss, z, a, targets) * (weights / divisor)[:, np.newaxis]
 
-        for operation, (x, z, a) in zip(reversed(self.plan.operations), reversed(passed), strict=True):
-            if isinstance(operation, DropoutOperation):
-                delta = delta * z  # z is the mask; delta was and stays dLoss/da here
-                continue
-            if operation is not self.plan.output:
-                delta = operation.layer.function.backward(z, a, delta)  # dLoss/dz = dLoss/da f'(z)
-            operation.weights.view(gradient)[...] = x.T @ delta  # dz/dW = x
-            if operation.bias:
-                operation.bias.view(gradient)[...] = delta.sum(axis=0)  # dz/db = 1
-            if operation.input_gradient:
-                delta = delta @ operation.weights.view(self._parameters).T  # dLoss/dx of the layer
+        for operation, (x, z, a, kept) in zip(reversed(self.plan.operations), reversed(passed), strict=True):
+            activation = operation.layer.function
+            if activation and operation is not self.plan.output:
+                delta = activation.backward(z, a, delta)  # dLoss/dz = dLoss/da f'(z)
+            self._parameters_gradient(operation, x, kept, delta, gradient)
+            if operation.input_gradient is None:
+                break  # nothing before has parameters
+            delta = self._inputs_gradient(operation, x, a, kept, delta)
 
         penalty = self._add_penalties(gradient, divisor)
         return (loss + penalty) / float(divisor), gradient
+
+    def _parameters_gradient(self, op: Operation, x: Array, kept: Any, delta: Array, gradient: Array) -> None:
+        """dLoss/dparameters of an operation, into its places in the gradient; delta is dLoss/dz."""
+        if isinstance(op, DenseOperation):
+            op.weights.view(gradient)[...] = x.T @ delta  # dz/dW = x
+        elif isinstance(op, ConvolutionOperation):
+            layers.convolution_weights_gradient(x, delta, op.window, out=op.weights.view(gradient))
+        elif isinstance(op, BatchNormOperation):
+            pixels = delta.reshape(-1, op.channels)
+            op.gamma.view(gradient)[...] = (pixels * kept[0]).sum(axis=0, dtype=np.float64)
+            op.beta.view(gradient)[...] = pixels.sum(axis=0, dtype=np.float64)  # dz/dbeta = 1
+        if isinstance(op, DenseOperation | ConvolutionOperation) and op.bias:
+            op.bias.view(gradient)[...] = delta.reshape(-1, op.bias.size).sum(axis=0, dtype=np.float64)  # dz/db = 1
+
+    def _inputs_gradient(self, op: Operation, x: Array, a: Array, kept: Any, delta: Array) -> Array:
+        """dLoss/dx of an operation; delta is dLoss/dz."""
+        if isinstance(op, DenseOperation):
+            return delta @ op.weights.view(self._parameters).T
+        if isinstance(op, ConvolutionOperation):
+            return layers.convolution_inputs_gradient(op.weights.view(self._parameters), delta, op.window)
+        if isinstance(op, PoolingOperation):
+            if op.kind == "max":
+                return layers.max_pooling_gradient(x, a, delta, op.window)
+            return layers.average_pooling_gradient(delta, op.window)
+        if isinstance(op, BatchNormOperation):
+            (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
+            pixels = delta.reshape(-1, op.channels)
+            return layers.normalisation_gradient(normalised, inverse_deviation, gamma, pixels).reshape(x.shape)
+        return delta * kept  # a dropout's mask
 
     def _add_penalties(self, gradient: Array, divisor: Any) -> float:
         """Add the gradients of L2 (alpha W**2 / 2) and L1 (l1 |W|) and return the penalties, not yet divided."""
