@@ -6,10 +6,10 @@ import contextlib
 import json
 import math
 import os
-import threading
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from .data.encoding import InputEncoding
 from .data.table import Table
 from .data.targets import ClassTargets, TargetEncoding, targets_from_state
 from .files import write_bytes
+from .folding import fold_batch_norm
 from .history import History
 from .intervals import SIMPLEX, lies_within
 from .losses import LOSSES, Loss, check_pair, get_loss
@@ -37,13 +38,15 @@ PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few e
 class Model:
     """A network with its parameters, and all that stands between the user's data and the network's numbers.
 
-    parameters: the flat vector of nnfast.plan, in the dtype that predictions are computed in. targets: how outputs
-    become labels or numbers. inputs: how columns become inputs, or None for arrays taken as they are. input_scale:
-    what inputs are multiplied by. history: of the training. backend: where predictions run, a name or a Backend.
+    parameters: the flat vector of nnfast.plan, in the dtype that predictions are computed in; state, in the same dtype,
+    that of running statistics. targets: how outputs become labels or numbers. inputs: how columns become inputs, or
+    None for arrays taken as they are. input_scale: what inputs are multiplied by. history: of the training. backend:
+    where predictions run, a name or a Backend.
     """
 
     network: Network
     parameters: NDArray[Any]
+    state: NDArray[Any]
     loss: Loss
     targets: TargetEncoding
     inputs: InputEncoding | None = None
@@ -51,7 +54,7 @@ class Model:
     history: History = field(default_factory=History)
     backend: str | Backend = "auto"
     _compiled: tuple[str | Backend, Program] | None = field(default=None, repr=False)
-    _lock: threading.Lock = field(default_factory=threading.Lock, repr=False)
+    _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __repr__(self) -> str:
         what = f"{self.network.parameter_count:,} parameters in {self.parameters.dtype}, loss {self.loss.name!r}"
@@ -109,7 +112,7 @@ class Model:
                 recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
                 self._compiled = self.backend, get_backend(self.backend).compile(plan, recipe)
             program = self._compiled[1]
-            program.parameters = self.parameters  # each time: they are the user's to change
+            program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
             yield program
 
     def __getstate__(self) -> dict[str, Any]:
@@ -117,22 +120,34 @@ class Model:
         return vars(self) | {"_compiled": None, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _lock=threading.Lock())
+        vars(self).update(state, _lock=Lock())
 
     def layer_parameters(self) -> dict[str, NDArray[Any]]:
-        """Views of the parameters by name: "layers.0.weights" (inputs, units), "layers.0.bias" (units,), ..."""
-        named = {}
-        for operation in make_plan(self.network, 1).dense_operations:
-            named[f"layers.{operation.layer_index}.weights"] = operation.weights.view(self.parameters)
-            if operation.bias:
-                named[f"layers.{operation.layer_index}.bias"] = operation.bias.view(self.parameters)
-        return named
+        """Views of the parameters by name: "layers.0.weights" (inputs, units), "layers.0.bias" (units,), ...
+
+        Of a Conv2D, the weights are (kernel height, kernel width, channels / groups, filters); of a BatchNorm there
+        are "layers.1.gamma" and "layers.1.beta" (channels,).
+        """
+        return {name: span.view(self.parameters) for name, span in make_plan(self.network, 1).named_parameters.items()}
+
+    def layer_state(self) -> dict[str, NDArray[Any]]:
+        """Views of the running statistics by name: "layers.1.running_mean", "layers.1.running_variance", ..."""
+        return {name: span.view(self.state) for name, span in make_plan(self.network, 1).named_state.items()}
+
+    def folded(self) -> Model:
+        """A model that predicts the same with fewer layers, to rounding: BatchNorm becomes part of the layer before.
+
+        That is possible after a Dense or Conv2D with activation "identity"; any other BatchNorm stays. To train on,
+        keep the model itself.
+        """
+        network, parameters, state = fold_batch_norm(self.network, self.parameters, self.state)
+        return replace(self, network=network, parameters=parameters, state=state, _compiled=None, _lock=Lock())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, replacing it whole or not at all. Raises OSError."""
         from safetensors.numpy import save
 
-        arrays = self.layer_parameters()
+        arrays = self.layer_parameters() | self.layer_state()
         description: dict[str, Any] = {"input_scale": self.input_scale}
         for name, part in (("inputs", self.inputs), ("targets", self.targets), ("history", self.history)):
             if part is not None:
@@ -186,16 +201,18 @@ class Model:
         unknown = [key for key in arrays if key.partition(".")[0] not in ("layers", "targets", "inputs", "history")]
         if unknown:
             raise ValueError(f"it holds the unknown array {unknown[0]!r}")
-        held = sum(array.size for array in layers.values())
-        if held != network.parameter_count:  # compared before anything of the network's size is made
-            raise ValueError(f"it holds {held} parameters, but its network has {network.parameter_count}")
+        held, plan = sum(array.size for array in layers.values()), make_plan(network, 1)
+        needed = plan.parameter_count + plan.state_count
+        if held != needed:  # compared before anything of the network's size is made
+            raise ValueError(f"it holds {held} parameters, but its network has {needed}")
         dtype = check_dtype(next(iter(layers.values())).dtype)
         scale = float(description["input_scale"])
         if not math.isfinite(scale):
             raise ValueError(f"its input_scale is {scale}")
         model = cls(
             network,
-            np.zeros(make_plan(network, 1).parameter_count, dtype),
+            np.zeros(plan.parameter_count, dtype),
+            np.zeros(plan.state_count, dtype),
             loss,
             targets_from_state(part("targets"), description["targets"]),
             InputEncoding.from_state(part("inputs"), description["inputs"]) if "inputs" in description else None,
@@ -205,7 +222,7 @@ class Model:
         )
         if isinstance(model.targets, ClassTargets):
             check_class_count(model.targets, network)
-        places = model.layer_parameters()
+        places = model.layer_parameters() | model.layer_state()
         if set(places) != set(layers):
             raise ValueError(f"it holds {', '.join(sorted(layers))}, but its network has {', '.join(sorted(places))}")
         for name, place in places.items():
@@ -213,6 +230,8 @@ class Model:
                 found = f"{layers[name].dtype} of shape {layers[name].shape}"
                 raise ValueError(f"{name} is {found}, but the network needs {dtype} of shape {place.shape}")
             check_all_finite(layers[name], name)
+            if name.endswith("running_variance") and (layers[name] < 0).any():
+                raise ValueError(f"{name} holds a negative variance")
             place[...] = layers[name]
         return model
 

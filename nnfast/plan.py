@@ -159,6 +159,20 @@ class Plan:
         return tuple(operation for operation in self.operations if isinstance(operation, DenseOperation))
 
     @property
+    def named_parameters(self) -> dict[str, Span]:
+        """Every array in the parameter vector by its name in files: "layers.0.weights", "layers.0.bias", ..."""
+        return self._named("weights", "bias", "gamma", "beta")
+
+    @property
+    def named_state(self) -> dict[str, Span]:
+        """Every array in the state by its name in files: "layers.1.running_mean", ..."""
+        return self._named("running_mean", "running_variance")
+
+    def _named(self, *roles: str) -> dict[str, Span]:
+        places = ((op.layer_index, role, getattr(op, role, None)) for op in self.operations for role in roles)
+        return {f"layers.{index}.{role}": span for index, role, span in places if span is not None}
+
+    @property
     def image_operations(self) -> int:
         """How many operations, from the first, belong to the image part: up to the last convolution or pooling."""
         is_image = [isinstance(op, (ConvolutionOperation, PoolingOperation)) for op in self.operations]

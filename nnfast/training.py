@@ -99,6 +99,7 @@ def train(
     seed: int | None = 0,
     callbacks: Iterable[Callback] = (),
     initial_parameters: ArrayLike | None = None,
+    initial_state: ArrayLike | None = None,
     orders: Orders | None = None,
     inputs: InputEncoding | None = None,
     targets: TargetEncoding | None = None,
@@ -114,9 +115,10 @@ def train(
     early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new order every epoch. backend: see
     get_backend. dtype: "float32" or "float64". seed: of weights, orders, masks and split; None draws one.
     callbacks: called with an EpochRecord after every epoch; one that returns True ends the run.
-    initial_parameters: the flat vector to start from. orders: called with the epoch's number from 0, returns the
-    order of its rows. inputs, targets: encodings between the user's data and the network's numbers, by default none
-    for inputs and, for y, by its shape. input_scale: what inputs are multiplied by, such as 1/255 for bytes.
+    initial_parameters, initial_state: the flat vectors to start from, such as a model's parameters and state. orders:
+    called with the epoch's number from 0, returns the order of its rows. inputs, targets: encodings between the user's
+    data and the network's numbers, by default none for inputs and, for y, by its shape. input_scale: what inputs are
+    multiplied by, such as 1/255 for bytes.
 
     Ctrl-C ends the run after the current stretch, with a warning, and returns the model as far as it is. Raises
     TypeError or ValueError for parameters and data that do not fit, BackendUnavailableError, and DivergenceError
@@ -177,8 +179,13 @@ def train(
     batch = min(check_count(batch_size, "batch_size (or 'full')"), training.n_rows)
     plan = make_plan(network, max(batch, min(training.n_rows, EVALUATION_ROWS)))
     parameters = plan.initial_parameters(seed) if initial_parameters is None else np.asarray(initial_parameters)
-    if parameters.shape != (plan.parameter_count,):
-        raise ValueError(f"initial_parameters must have shape ({plan.parameter_count},), got {parameters.shape}")
+    state = plan.initial_state() if initial_state is None else np.asarray(initial_state)
+    for vector, size, name in (
+        (parameters, plan.parameter_count, "initial_parameters"),
+        (state, plan.state_count, "initial_state"),
+    ):
+        if vector.shape != (size,):
+            raise ValueError(f"{name} must have shape ({size},), got {vector.shape}")
     if orders is None:
         everything = np.arange(training.n_rows)
         orders = ShuffledOrders(seed, training.n_rows) if shuffle else lambda epoch: everything
@@ -188,9 +195,11 @@ def train(
     # From here on, so that Ctrl-C cannot be lost inside the compiler
     with interruptible() as interruption:
         program = chosen_backend.compile(plan, recipe)
-        program.parameters = parameters.astype(dtype)
+        program.parameters, program.state = parameters.astype(dtype), state.astype(dtype)
         program.bind(training)
-        model = Model(network, program.parameters, chosen_loss, targets, inputs, input_scale, History(), backend)
+        model = Model(
+            network, program.parameters, program.state, chosen_loss, targets, inputs, input_scale, History(), backend
+        )
         _Run(
             program, training, held_out, model, orders, get_schedule(schedule), rate, epochs, batch,
             early_stopping or None, tuple(callbacks), interruption,
@@ -233,7 +242,7 @@ class _Run:
         self.interruption = interruption
         self.best_value = math.inf
         self.best_epoch = 0
-        self.best_parameters = program.parameters
+        self.best = program.parameters, program.state
         self.waited = 0
 
     def go(self) -> None:
@@ -247,13 +256,13 @@ class _Run:
                 break
         if epoch < self.epochs and self.history.stopped == "epochs":
             self.history.stopped = "interrupted"
-        parameters = self.program.parameters
-        if not np.isfinite(parameters).all():
+        learnt = self.program.parameters, self.program.state
+        if not _all_finite(learnt):
             self._diverged("the weights became infinite or NaN", self.history.epochs - 1)
         if self.early_stopping and self.early_stopping.restore_best and self.best_epoch:
-            parameters = self.best_parameters
+            learnt = self.best
             self.history.best_epoch = self.best_epoch
-        self.model.parameters[...] = parameters
+        self.model.parameters[...], self.model.state[...] = learnt
 
     def _epochs_at_once(self, remaining: int) -> int:
         """How many whole epochs fit into one stretch; below 2, an epoch is run for itself, in parts if it is long."""
@@ -351,9 +360,9 @@ class _Run:
         tolerance = self.early_stopping.tolerance if self.early_stopping else 0.0
         self.waited = 0 if value < self.best_value - tolerance else self.waited + 1
         if value < self.best_value:
-            parameters = self.program.parameters
-            if np.isfinite(parameters).all():  # the update after a finite loss can be the one that diverges
-                self.best_value, self.best_epoch, self.best_parameters = value, self.history.epochs, parameters
+            learnt = self.program.parameters, self.program.state
+            if _all_finite(learnt):  # the update after a finite loss can be the one that diverges
+                self.best_value, self.best_epoch, self.best = value, self.history.epochs, learnt
 
     def _should_stop(self) -> bool:
         if self.early_stopping and self.waited >= self.early_stopping.patience:
@@ -362,7 +371,7 @@ class _Run:
 
     def _diverged(self, what: str, epoch: int) -> None:
         self.history.stopped = "diverged"
-        self.model.parameters[...] = self.best_parameters
+        self.model.parameters[...], self.model.state[...] = self.best
         kept = f"the weights of epoch {self.best_epoch} are kept" if self.best_epoch else "the initial weights are kept"
         raise DivergenceError(
             f"{what} in epoch {epoch + 1}: try a learning rate below {self.learning_rate:g}, clip_norm=1, or "
@@ -385,6 +394,10 @@ def _checked(orders: Orders, n_rows: int) -> Orders:
         return order.astype(np.int64)
 
     return checked
+
+
+def _all_finite(vectors: tuple[NDArray[Any], ...]) -> bool:
+    return all(bool(np.isfinite(vector).all()) for vector in vectors)
 
 
 def _take(source: Source, rows: NDArray[np.int64]) -> Source:

@@ -236,8 +236,8 @@ def test_every_default_is_a_value_that_its_option_takes():
 
 def test_every_option_of_train_has_its_place_on_the_command_line():
     of_train = set(inspect.signature(train).parameters) - {
-        "network", "X", "y", "sample_weight", "callbacks", "initial_parameters", "orders", "inputs", "targets",
-        "input_scale",
+        "network", "X", "y", "sample_weight", "callbacks", "initial_parameters", "initial_state", "orders",
+        "inputs", "targets", "input_scale",
     }  # fmt: skip
     assert of_train <= set(ROWS)
 

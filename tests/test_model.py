@@ -17,10 +17,13 @@ from nnfast.activations import Activation
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.table import Table
 from nnfast.data.targets import ClassTargets
+from nnfast.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
 from nnfast.losses import Loss
 from nnfast.model import Model
-from nnfast.network import Dense, Network
-from nnfast.training import train
+from nnfast.network import Network
+from nnfast.plan import make_plan
+from nnfast.training import EarlyStopping, train
+from tests.tolerances import ONE_STEP, difference
 
 
 @pytest.fixture
@@ -218,3 +221,83 @@ def test_a_model_prints_as_its_network_and_not_as_its_numbers(model: Model) -> N
     lines = repr(model).splitlines()
     assert lines[0] == "Model(44 parameters in float32, loss 'cross_entropy', 3 epochs)"
     assert "\n".join(lines[1:]) == model.network.summary()
+
+
+NORMALISED = Network(
+    (7, 6, 2),
+    [
+        Conv2D(4, 3, bias=False, groups=2), BatchNorm(activation="relu"), MaxPool2D(2), BatchNorm(), Flatten(),
+        Dense(5), BatchNorm(0.5, activation="tanh"), Dense(4, "relu"), BatchNorm(), Dense(3, "softmax"),
+    ],
+)  # fmt: skip
+
+
+@pytest.fixture
+def images() -> Any:
+    random = np.random.default_rng(0)
+    return random.normal(size=(40, 7, 6, 2)), random.integers(0, 3, 40)
+
+
+def test_running_statistics_survive_the_file(images: Any, tmp_path: Path) -> None:
+    model = train(NORMALISED, *images, epochs=2, batch_size=8, backend="numpy")
+    assert not np.array_equal(model.state, make_plan(NORMALISED, 1).initial_state())
+    model.save(tmp_path / "m")
+    assert load_file(tmp_path / "m")["layers.1.running_mean"].shape == (4,)
+    assert load_file(tmp_path / "m")["layers.0.weights"].shape == (3, 3, 1, 4)
+    again = Model.load(tmp_path / "m", backend="numpy")
+    np.testing.assert_array_equal(again.state, model.state)
+    np.testing.assert_array_equal(again.predict_proba(images[0]), model.predict_proba(images[0]))
+    copied = pickle.loads(pickle.dumps(model))
+    np.testing.assert_array_equal(copied.predict_proba(images[0]), model.predict_proba(images[0]))
+
+
+def test_a_negative_running_variance_is_refused(images: Any, tmp_path: Path) -> None:
+    model = train(NORMALISED, *images, epochs=1, backend="numpy")
+    model.layer_state()["layers.1.running_variance"][0] = -1
+    model.save(tmp_path / "m")
+    with pytest.raises(ValueError, match=r"layers\.1\.running_variance holds a negative variance"):
+        Model.load(tmp_path / "m")
+
+
+def test_a_folded_model_predicts_the_same_with_fewer_layers(images: Any, tmp_path: Path) -> None:
+    model = train(NORMALISED, *images, epochs=3, batch_size=8, backend="numpy", dtype="float64")
+    for name, array in model.layer_parameters().items():
+        if name.endswith(("gamma", "beta")):
+            array[...] += np.linspace(-0.5, 0.5, array.size)
+    folded = model.folded()
+    kinds = [layer.kind for layer in folded.network.layers]
+    # One follows a pool and one a layer with an activation of its own: these two stay.
+    assert kinds == ["Conv2D", "MaxPool2D", "BatchNorm", "Flatten", "Dense", "Dense", "BatchNorm", "Dense"]
+    assert folded.network.layers[0] == Conv2D(4, 3, groups=2, activation="relu")
+    assert folded.network.layers[4] == Dense(5, "tanh")
+    assert difference(folded.predict_proba(images[0]), model.predict_proba(images[0])) < ONE_STEP["float64"]
+    folded.save(tmp_path / "m")
+    again = Model.load(tmp_path / "m", backend="numpy")
+    np.testing.assert_array_equal(again.predict_proba(images[0]), folded.predict_proba(images[0]))
+    assert again.folded().network == folded.network
+
+
+def test_a_model_that_goes_on_training_goes_on_with_its_statistics(images: Any) -> None:
+    options: Any = {"optimizer": "sgd", "batch_size": 8, "shuffle": False, "backend": "numpy"}
+    at_once = train(NORMALISED, *images, epochs=4, **options)
+    half = train(NORMALISED, *images, epochs=2, **options)
+    rest = train(NORMALISED, *images, epochs=2, initial_parameters=half.parameters, initial_state=half.state, **options)
+    np.testing.assert_array_equal(rest.parameters, at_once.parameters)
+    np.testing.assert_array_equal(rest.state, at_once.state)
+    with pytest.raises(ValueError, match=r"initial_state must have shape \(34,\), got \(3,\)"):
+        train(NORMALISED, *images, initial_state=np.zeros(3), backend="numpy")
+
+
+def test_early_stopping_restores_the_best_epoch_s_statistics(images: Any) -> None:
+    seen: list[float] = []
+    options: Any = {"batch_size": 8, "validation": images, "backend": "numpy", "learning_rate": 0.05}
+    model = train(
+        NORMALISED, *images, epochs=12, early_stopping=EarlyStopping(3), **options,
+        callbacks=[lambda record: seen.append(record.metrics["validation_loss"])],
+    )  # fmt: skip
+    best = model.history.best_epoch
+    assert best is not None
+    assert best < len(seen)
+    assert model.evaluate(*images)["loss"] == min(seen)
+    until_best = train(NORMALISED, *images, epochs=best, **options)
+    np.testing.assert_array_equal(model.state, until_best.state)
