@@ -53,8 +53,9 @@ def check_inputs(
 ) -> NDArray[Any]:
     """The rows of X as a C-order matrix (n_rows, input_size), in `dtype` or, for bytes, uint8.
 
-    An array that already is that is not copied. Raises TypeError or ValueError for a wrong shape or kind, and for
-    NaN and infinity with row and column.
+    X: (n_rows, *input_shape) or (n_rows, input_size); grey images may come with or without an axis of one channel. An
+    array that is so already is not copied. Raises TypeError or ValueError for a wrong shape or kind, and for NaN and
+    infinity with row and column.
     """
     if encoding is not None:
         X = encoding.transform(X)
@@ -65,15 +66,34 @@ def check_inputs(
         raise TypeError(f"X must hold numbers, got dtype {inputs.dtype}")
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
-    if inputs.shape[1:] != network.input_shape and inputs.shape[1:] != (network.input_size,):
+    if inputs.shape[1:] not in _row_shapes(network):
         expected = ", ".join(map(str, ("n_rows", *network.input_shape)))
-        advice = ""
-        if math.prod(inputs.shape[1:]) == network.input_size:
-            advice = f"; reshape X, or begin with Network({inputs.shape[1:]}, [Flatten(), ...])"
-        raise ValueError(f"X has shape {inputs.shape}, but the network takes ({expected}){advice}")
+        raise ValueError(
+            f"X has shape {inputs.shape}, but the network takes ({expected}){_advice(inputs.shape[1:], network)}"
+        )
     inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
     check_all_finite(inputs, "X")
     return inputs
+
+
+def _row_shapes(network: Network) -> set[tuple[int, ...]]:
+    """The shapes in which one row may come: the network's own, flat, and grey images with and without a channel."""
+    shape = network.input_shape
+    shapes = {shape, (network.input_size,)}
+    if len(shape) == 2:
+        shapes.add((*shape, 1))
+    elif len(shape) == 3 and shape[2] == 1:
+        shapes.add(shape[:2])
+    return shapes
+
+
+def _advice(found: tuple[int, ...], network: Network) -> str:
+    """How rows of this shape, which do not fit, could be made to."""
+    if len(found) == len(network.input_shape) == 3 and (*found[1:], found[0]) == network.input_shape:
+        return "; channels come last: np.moveaxis(X, 1, -1)"
+    if math.prod(found) == network.input_size:
+        return f"; reshape X, or begin with Network({found}, [Flatten(), ...])"
+    return ""
 
 
 def check_all_finite(values: NDArray[Any], name: str) -> None:
