@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from .losses import LOSSES, Loss
     from .model import Model
     from .network import Network, multilayer_perceptron
+    from .networks import lenet5
     from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
     from .schedules import SCHEDULES, Schedule, get_schedule
     from .training import DivergenceError, EarlyStopping, train
@@ -55,6 +56,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "losses": ("LOSSES", "Loss"),
     "model": ("Model",),
     "network": ("Network", "multilayer_perceptron"),
+    "networks": ("lenet5",),
     "optimizers": ("OPTIMIZERS", "Optimizer", "get_optimizer"),
     "schedules": ("SCHEDULES", "Schedule", "get_schedule"),
     "training": ("DivergenceError", "EarlyStopping", "train"),
@@ -63,7 +65,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "Network", "Dense", "Dropout", "Flatten", "Conv2D", "MaxPool2D", "AveragePool2D", "GlobalAveragePool2D",
-    "BatchNorm", "multilayer_perceptron", "train", "Model", "History", "EpochRecord",
+    "BatchNorm", "multilayer_perceptron", "lenet5", "train", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
     "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
     "MLPRegressor",

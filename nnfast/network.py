@@ -85,8 +85,11 @@ class Network:
         """Weights and biases of all layers."""
         return sum(layer.parameter_count(shape) for layer, shape in zip(self.layers, self.shapes, strict=False))
 
-    def summary(self) -> str:
-        """A table of the layers: number, kind, activation, output shape, parameters."""
+    def summary(self, batch_size: int | None = None, dtype: Any = "float32") -> str:
+        """A table of the layers: number, kind, activation, output shape, parameters.
+
+        With batch_size, a line below tells the memory that batches of so many rows take in `dtype`.
+        """
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
         shapes = self.shapes
         for index, (layer, before, after) in enumerate(zip(self.layers, shapes[:-1], shapes[1:], strict=True)):
@@ -94,12 +97,17 @@ class Network:
             rows.append((str(index), layer.label, activation, str(after), f"{layer.parameter_count(before):,}"))
         rows.append(("", "total", "", "", f"{self.parameter_count:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join(
+        table = "\n".join(
             "  ".join(
                 [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1].rjust(widths[-1])]
             ).rstrip()
             for row in rows
         )
+        if batch_size is None:
+            return table
+        from .plan import make_plan  # which lowers networks, and so imports this module
+
+        return f"{table}\n{make_plan(self, batch_size).memory(dtype)}"
 
     def __str__(self) -> str:
         return self.summary()
@@ -116,7 +124,7 @@ class Network:
             shape, layers = data["input_shape"], data["layers"]
             if not isinstance(shape, list) or not isinstance(layers, list):
                 raise TypeError("input_shape and layers must be lists")
-            return cls(tuple(shape), tuple(_layer_from_data(index, layer) for index, layer in enumerate(layers)))
+            return cls(tuple(shape), tuple(layer_from_data(index, layer) for index, layer in enumerate(layers)))
         except (KeyError, TypeError, RecursionError, json.JSONDecodeError) as error:
             raise ValueError(f"this is not a network in JSON: {error!r}") from None
 
@@ -151,7 +159,8 @@ def _layer_to_data(layer: Layer) -> dict[str, Any]:
     return data
 
 
-def _layer_from_data(index: int, data: dict[str, Any]) -> Layer:
+def layer_from_data(index: int, data: Any) -> Layer:
+    """The layer of a mapping such as {"kind": "Dense", "units": 3}. Raises ValueError with `index`, its number."""
     kind = data.get("kind") if isinstance(data, dict) else data
     if kind not in LAYERS:
         raise ValueError(f"layer {index}: unknown kind {kind!r}; known: {', '.join(LAYERS)}")

@@ -216,10 +216,13 @@ class Plan:
                 flops += op.weights.size * pixels * (4 if op.input_gradient is None else 6)
         return flops
 
+    def workspace_bytes(self, dtype: Any) -> int:
+        """What the workspace takes in memory, all of it before the first step."""
+        return self.workspace_size * np.dtype(dtype).itemsize
+
     def memory(self, dtype: Any) -> str:
         """The workspace in words: "workspace: 12.3 MB for batches of 64"."""
-        size = self.workspace_size * np.dtype(dtype).itemsize
-        return f"workspace: {_bytes(size)} for batches of {self.rows:,}"
+        return f"workspace: {_bytes(self.workspace_bytes(dtype))} for batches of {self.rows:,}"
 
 
 def make_plan(network: Network, rows: int) -> Plan:

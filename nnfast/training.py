@@ -177,7 +177,7 @@ def train(
     if batch_size == "full":
         batch_size = training.n_rows
     batch = min(check_count(batch_size, "batch_size (or 'full')"), training.n_rows)
-    plan = make_plan(network, max(batch, min(training.n_rows, EVALUATION_ROWS)))
+    plan = make_plan(network, planned_rows(batch, training.n_rows))
     parameters = plan.initial_parameters(seed) if initial_parameters is None else np.asarray(initial_parameters)
     state = plan.initial_state() if initial_state is None else np.asarray(initial_state)
     for vector, size, name in (
@@ -207,6 +207,11 @@ def train(
     if model.history.stopped == "interrupted":
         warnings.warn("Training interrupted by user.", stacklevel=2)
     return model
+
+
+def planned_rows(batch_size: int, n_rows: int) -> int:
+    """The most rows that train() has in its workspace at once, for steps and for evaluation."""
+    return max(batch_size, min(n_rows, EVALUATION_ROWS))
 
 
 class _Run:

@@ -1,4 +1,4 @@
-"""nnfast info: which backends can run here, and on what."""
+"""nnfast info: which backends can run here, and on what; or a network's layers and the memory it takes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,37 @@ PACKAGES = (
 
 def info_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast info`."""
+    if arguments.network is not None:
+        return _network_command(arguments)
     facts = gather()
     print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else describe(facts))
+    return OK
+
+
+def _network_command(arguments: argparse.Namespace) -> int:
+    from ..model import Model
+    from ..networks import NETWORKS
+    from ..plan import make_plan
+    from ..validation import check_count
+    from .run_directory import find_run
+
+    batch_size = check_count(arguments.batch_size, "--batch-size")
+    if arguments.network in NETWORKS:
+        network, dtype = NETWORKS[arguments.network](), "float32"
+    else:
+        model = Model.load(find_run(arguments.network)[0])
+        network, dtype = model.network, model.parameters.dtype.name
+    if arguments.json:
+        facts = {
+            "parameters": network.parameter_count,
+            "dtype": dtype,
+            "batch_size": batch_size,
+            "workspace_bytes": make_plan(network, batch_size).workspace_bytes(dtype),
+            "network": json.loads(network.to_json()),
+        }
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        print(network.summary(batch_size, dtype))
     return OK
 
 

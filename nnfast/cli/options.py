@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """What a value may be. expected: in words; read: from the command line's text; check: what both sources give."""
+    """What a value may be. expected: in words; read: from the command line's text, None for what stands in files only;
+    check: what both sources give."""
 
     expected: str
-    read: Callable[[str], Any]
+    read: Callable[[str], Any] | None
     check: Callable[[Any], Any]
 
 
@@ -64,6 +65,12 @@ def _read_sizes(text: str) -> list[int]:
     return [] if text.strip() in ("", "none") else [int(size) for size in text.split(",")]
 
 
+def _layers(value: Any) -> list[dict[str, Any]]:
+    if not isinstance(value, list) or not all(isinstance(layer, dict) and "kind" in layer for layer in value):
+        raise ValueError
+    return value
+
+
 def _integer_or(word: str) -> Kind:
     def read(text: str) -> int | str:
         return word if text == word else int(text)
@@ -80,6 +87,7 @@ INTEGER = Kind("an integer", int, _integer)
 NUMBER = Kind("a number", float, _number)
 SHARE = Kind("a share from 0 to below 1", float, _share)
 SIZES = Kind("sizes such as 128,64 or none (in a file: a list)", _read_sizes, _sizes)
+LAYERS = Kind("[[layers]] tables, each with a kind", None, _layers)
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,7 @@ class Option:
 
     def read(self, text: str) -> Any:
         """The value of a command line's text, as an argparse type."""
+        assert self.kind.read is not None
         try:
             return self.kind.check(self.kind.read(text))
         except ValueError:
@@ -121,6 +130,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("standardize", FLAG, True, None, "standardise numbers of tables and targets of a regression"),
     ),
     "network": (
+        Option("network", TEXT, None, "NAME", "a network with a name, in place of hidden layers: lenet5"),
+        Option("layers", LAYERS, None, None, "in a file: the layers before the outputs, in place of hidden layers"),
         Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or none"),
         Option("activation", TEXT, "relu", "NAME", "of the hidden layers"),
         Option("output_activation", TEXT, None, "NAME", "of the outputs (default: softmax for classes, else identity)"),
@@ -154,6 +165,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 }  # fmt: skip
 ROWS = {option.name: option for options in OPTIONS.values() for option in options}
 
+# Each describes the layers before the outputs: a source that names one takes back what others said of them.
+DESCRIPTIONS = ("network", "layers", "hidden")
+OF_HIDDEN = ("activation", "dropout", "bias", "initializer")
+
 # What suits a data set that comes with the package better than the table's defaults.
 DATA_DEFAULTS: dict[str, dict[str, Any]] = {
     "digits": {
@@ -182,6 +197,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for option in options:
+            if option.kind.read is None:
+                continue
             described = option.help
             if option.default is not None and option.kind != FLAG:
                 shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
@@ -212,7 +229,9 @@ def known_names() -> str:
 
     from ..activations import ACTIVATIONS
     from ..initializers import INITIALIZERS
+    from ..layers import LAYERS
     from ..losses import LOSSES
+    from ..networks import NETWORKS
     from ..optimizers import OPTIMIZERS
     from ..schedules import SCHEDULES
 
@@ -222,6 +241,8 @@ def known_names() -> str:
     hidden = [row.name for row in ACTIVATIONS.values() if not row.output_only]
     output = [row.name for row in ACTIVATIONS.values() if row.output_only]
     lines = {
+        "networks": list(NETWORKS),
+        "kinds of [[layers]] in a file": list(LAYERS),
         "activations": [*hidden, f"as output only: {', '.join(output)}"],
         "losses": list(LOSSES),
         "initializers": list(INITIALIZERS),
@@ -258,7 +279,8 @@ def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
     """Every option's value, and `data`: from the table, the data set, the file and the command line.
 
     A learning rate is a number for one optimizer: a source that names another optimizer and no rate leaves the rate
-    to that optimizer.
+    to that optimizer. Likewise activation, dropout, bias and initializer are those of `hidden` layers: None beside a
+    network or layers. Raises ValueError for a source that describes the network twice.
     """
     data = given.get("data") or config.get("data")
     if not data:
@@ -267,7 +289,17 @@ def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
     for source in (DATA_DEFAULTS.get(data, {}), config, given):
         if "optimizer" in source and "learning_rate" not in source:
             values["learning_rate"] = None
+        described = [name for name in DESCRIPTIONS if name in source]
+        if len(described) > 1:
+            raise ValueError(f"{' and '.join(described)} both describe the layers: give one of them")
+        if described:
+            values |= dict.fromkeys(DESCRIPTIONS)
+            values |= {name: ROWS[name].default if described == ["hidden"] else None for name in OF_HIDDEN}
         values |= {name: value for name, value in source.items() if name in ROWS}
+    if values["hidden"] is None:
+        for name in OF_HIDDEN:
+            if values[name] is not None:
+                raise ValueError(f"{name} is of hidden layers: a named network and layers of a file have their own")
     return {"data": data, **values}
 
 

@@ -17,9 +17,12 @@ from ..data.encoding import InputEncoding
 from ..data.splits import split_rows
 from ..data.table import Table
 from ..data.targets import NumberTargets, TargetEncoding, fit_targets, infer_task
-from ..network import Network, multilayer_perceptron
+from ..layers import Dense
+from ..network import Network, layer_from_data, multilayer_perceptron
+from ..networks import get_network
 from ..optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from ..schedules import Schedule, get_schedule
+from ..training import planned_rows
 from ..validation import default_loss
 from .options import format_choice, parse_choice
 
@@ -65,6 +68,12 @@ class Prepared:
     targets: TargetEncoding
     input_scale: float
 
+    @property
+    def planned_rows(self) -> int:
+        """The rows that train() lays the network out for."""
+        n_rows, batch_size = len(self.training), self.values["batch_size"]
+        return planned_rows(n_rows if batch_size == "full" else min(batch_size, n_rows), n_rows)
+
 
 def test_part(dataset: Dataset) -> Part | None:
     """The test part that a data set brings."""
@@ -108,22 +117,33 @@ def prepare(options: dict[str, Any]) -> Prepared:
         shape = training.X.shape[1:]
     # One sigmoid output tells two classes apart
     is_single = task == "classification" and targets.n_outputs == 2 and values["output_activation"] == "sigmoid"
-    network = multilayer_perceptron(
-        shape,
-        values["hidden"],
-        1 if is_single else targets.n_outputs,
-        activation=values["activation"],
-        output_activation=values["output_activation"],
-        dropout=values["dropout"],
-        bias=values["bias"],
-        initializer=values["initializer"],
-    )
+    network = _build_network(values, shape, 1 if is_single else targets.n_outputs)
     if values["loss"] is None:
         values["loss"] = default_loss(network).name
     return Prepared(
         values, training, validation, test, dataset.x_test is not None, reason, network, optimizer, schedule,
         inputs, targets, dataset.input_scale,
     )  # fmt: skip
+
+
+def _build_network(values: dict[str, Any], shape: tuple[int, ...], outputs: int) -> Network:
+    """The network that the options describe in one of three ways; the output layer is added to all of them."""
+    activation = values["output_activation"]
+    if values["network"] is not None:
+        return get_network(values["network"])(shape, outputs, activation)
+    if values["layers"] is not None:
+        layers = [layer_from_data(index, layer) for index, layer in enumerate(values["layers"])]
+        return Network(shape, (*layers, Dense(outputs, activation)))
+    return multilayer_perceptron(
+        shape,
+        values["hidden"],
+        outputs,
+        activation=values["activation"],
+        output_activation=activation,
+        dropout=values["dropout"],
+        bias=values["bias"],
+        initializer=values["initializer"],
+    )
 
 
 def resolve_optimizer(text: str) -> tuple[Optimizer, str]:

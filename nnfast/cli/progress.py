@@ -39,7 +39,7 @@ def print_header(run: Prepared, backend: Backend) -> None:
     }
     width = max(map(len, lines))
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items()), file=sys.stderr)
-    print(f"\n{run.network.summary()}\n", file=sys.stderr)
+    print(f"\n{run.network.summary(run.planned_rows, values['dtype'])}\n", file=sys.stderr)
 
 
 @contextlib.contextmanager
