@@ -66,25 +66,26 @@ def check_inputs(
         raise TypeError(f"X must hold numbers, got dtype {inputs.dtype}")
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
-    if inputs.shape[1:] not in _row_shapes(network):
-        expected = ", ".join(map(str, ("n_rows", *network.input_shape)))
-        raise ValueError(
-            f"X has shape {inputs.shape}, but the network takes ({expected}){_advice(inputs.shape[1:], network)}"
-        )
+    check_row_shape(inputs.shape, network)
     inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
     check_all_finite(inputs, "X")
     return inputs
 
 
-def _row_shapes(network: Network) -> set[tuple[int, ...]]:
-    """The shapes in which one row may come: the network's own, flat, and grey images with and without a channel."""
-    shape = network.input_shape
-    shapes = {shape, (network.input_size,)}
-    if len(shape) == 2:
-        shapes.add((*shape, 1))
-    elif len(shape) == 3 and shape[2] == 1:
-        shapes.add(shape[:2])
-    return shapes
+def check_row_shape(shape: tuple[int, ...], network: Network) -> None:
+    """Raise ValueError unless X of this shape holds rows of the network.
+
+    They may have the network's own shape or be flat; grey images may come with or without an axis of one channel.
+    """
+    own, found = network.input_shape, shape[1:]
+    fitting = {own, (network.input_size,)}
+    if len(own) == 2:
+        fitting.add((*own, 1))
+    elif len(own) == 3 and own[2] == 1:
+        fitting.add(own[:2])
+    if found not in fitting:
+        expected = ", ".join(map(str, ("n_rows", *own)))
+        raise ValueError(f"X has shape {shape}, but the network takes ({expected}){_advice(found, network)}")
 
 
 def _advice(found: tuple[int, ...], network: Network) -> str:

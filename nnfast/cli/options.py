@@ -16,8 +16,10 @@ from typing import Any, NamedTuple
 
 
 class Kind(NamedTuple):
-    """What a value may be. expected: in words; read: from the command line's text, None for what stands in files only;
-    check: what both sources give."""
+    """What a value may be.
+
+    expected: in words. read: from the command line's text; None for what stands in files only. check: what both give.
+    """
 
     expected: str
     read: Callable[[str], Any] | None

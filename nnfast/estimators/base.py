@@ -43,6 +43,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     best_validation_score_: float | None
     _no_improvement_count: int
 
+    _state = _best_state = np.zeros(0)  # running statistics: of the weights, and of the best; empty without BatchNorm
+
     _extra_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [StrOptions(HIDDEN_ACTIVATIONS), Activation, list, tuple],
         "backend": [str, Backend],
@@ -61,9 +63,12 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         """scikit-learn's first weights and counters; for `network`, its own initializers."""
         if self.dtype is not None:
             dtype = check_dtype(self.dtype)
+        self._state = self._best_state = np.zeros(0)
         if self.network is not None:
             networks.check_network(self.network, layer_units[0], layer_units[-1])
-            layer_units = networks.network_units(self.network)
+            # scikit-learn's own draws between dense layers; those of an image network would be huge, and are not used
+            is_perceptron = networks.is_perceptron(self.network)
+            layer_units = networks.network_units(self.network) if is_perceptron else [1, layer_units[-1]]
         else:  # lengths are checked before anything is drawn
             networks.hidden_activations(self.activation, len(layer_units) - 2)
             networks.dropout_rates(self.dropout, len(layer_units) - 2)
@@ -73,6 +78,9 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             plan = networks.make_room(self.network, 1, 1)
             flat = plan.initial_parameters(int(self._random_state.randint(2**31))).astype(dtype)
             self.coefs_, self.intercepts_ = networks.unflatten(plan, flat)
+            self._best_coefs, self._best_intercepts = self.coefs_, self.intercepts_
+            self.n_layers_ = len(self.coefs_) + 1
+            self._state = self._best_state = plan.initial_state().astype(dtype)
         self._best_watched = -np.inf
         if self.solver != "lbfgs":
             is_validated = self.early_stopping or self.validation_data is not None
@@ -92,7 +100,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
         if not hasattr(self, "_programs"):
             self._programs = Programs()
-        return super()._fit(X, y, sample_weight=sample_weight, incremental=incremental)
+        return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
 
     def _weigh(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> Any:
         """Sample weights with what else weighs a row; a classifier's classes do."""
@@ -128,9 +136,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             self._best_watched = judgement.watched
             self.best_validation_score_ = judgement.score
             self._best_coefs, self._best_intercepts = self.coefs_, self.intercepts_
+            self._best_state = self._state
 
     def _validate_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Any, NDArray[Any], Any]:
         """validation_data as fit's own data: X, y as (n_samples, n_outputs), weights."""
+        X = networks.as_rows(self, X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
         encoded = self._encode_held_out(y)
         if len(encoded) != X.shape[0]:
@@ -179,11 +189,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
         if check_input:
-            X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+            X = validate_data(self, networks.as_rows(self, X), accept_sparse=["csr", "csc"], reset=False)
         own = self.coefs_[0].dtype
         found = own if self.dtype is not None else np.result_type(X.dtype, own)
         dtype = found if found.name in ("float32", "float64") else np.dtype(np.float64)
-        network = networks.describe(self, [X.shape[1], *(W.shape[1] for W in self.coefs_)])
+        network = networks.describe(self, X.shape[1])
         loss = networks.chosen_loss(self, network, dtype)
         plan = networks.make_room(network, 1, PREDICTION_ROWS)
 
@@ -193,6 +203,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         programs = vars(self).get("_programs") or Programs()
         with programs.lend(("predict", network, str(self.backend), dtype, loss.name), compile_program) as program:
             program.parameters = networks.flatten(plan, self.coefs_, self.intercepts_, dtype)
+            program.state = self._state
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
         return outputs
 

@@ -37,7 +37,9 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     monitor : what early stopping watches: "score" (accuracy), "loss", a scorer's name such as "f1_macro", or a
         scorer (called with estimator, X, y).
     callbacks : called with an nnfast.EpochRecord after every epoch; one that returns True ends the fit.
-    network : an nnfast.Network in place of hidden_layer_sizes, activation and dropout, with its own initializers.
+    network : an nnfast.Network in place of hidden_layer_sizes, activation and dropout, with its own initializers. One
+        of images takes X of shape (n_samples, height, width) or (n_samples, height, width, channels) too; coefs_ and
+        intercepts_ then hold the kernels' weights and biases, and gamma and beta of a BatchNorm.
 
     Attributes
     ----------

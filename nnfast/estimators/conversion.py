@@ -14,7 +14,9 @@ from ..activations import get_activation
 from . import networks
 from .programs import Programs
 
-OWN_STATE = ("_programs", "_steps", "_mask_seed", "_best_watched", "validation_loss_curve_")
+OWN_STATE = (
+    "_programs", "_steps", "_mask_seed", "_best_watched", "validation_loss_curve_", "_state", "_best_state",
+)  # fmt: skip
 STATE_LISTS = ("velocities", "ms", "vs")  # of scikit-learn's optimizers: one array a parameter array, ours one in all
 
 
@@ -30,8 +32,10 @@ def scikit_learns_name(activation: Any) -> str:
 def to_sklearn(estimator: Any) -> Any:
     """See FastMultilayerPerceptron.to_sklearn."""
     kind = neural_network.MLPClassifier if is_classifier(estimator) else neural_network.MLPRegressor
-    units = [estimator.coefs_[0].shape[0], *(W.shape[1] for W in estimator.coefs_)]
-    network = networks.describe(estimator, units)
+    network = networks.describe(estimator, estimator.n_features_in_)
+    if not networks.is_perceptron(network):
+        raise ValueError("scikit-learn has dense layers only; this model's network has others")
+    units = networks.network_units(network)
     hidden = {layer.function for layer in network.layers[:-1] if layer.function}
     if len(hidden) > 1:
         names = ", ".join(sorted(function.name for function in hidden))
@@ -78,8 +82,7 @@ def from_sklearn(kind: Any, estimator: Any, parameters: dict[str, Any]) -> Any:
     own._best_watched = -np.inf
     own._steps = getattr(state.get("_optimizer"), "t", 0)
     own.validation_loss_curve_ = None
-    units = [own.coefs_[0].shape[0], *(W.shape[1] for W in own.coefs_)]
-    plan = networks.make_room(networks.describe(own, units), 1, 1)
+    plan = networks.make_room(networks.describe(own, own.n_features_in_), 1, 1)
     _convert_optimizer(own, lambda arrays: [_join(plan, arrays)] if len(arrays) > 1 else arrays)
     return own
 

@@ -48,6 +48,7 @@ class HeldOut:
 
             def metric() -> float:
                 judged.coefs_, judged.intercepts_ = estimator.coefs_, estimator.intercepts_
+                judged._state = estimator._state
                 return float(scorer(judged, X, y, **options))
 
             self._metric = metric

@@ -30,6 +30,8 @@ def check_parameters(estimator: Any) -> None:
         value = getattr(estimator, name)
         if value != default and list(np.atleast_1d(value)) != []:
             raise ValueError(f"{name}={value!r} needs solver='sgd' or 'adam': lbfgs takes all rows at once, no steps")
+    if estimator.network is not None and not networks.is_perceptron(estimator.network):
+        raise ValueError("a network with other layers than Dense and Dropout needs solver='sgd' or 'adam'")
 
 
 class Objective:
@@ -41,7 +43,7 @@ class Objective:
     def __init__(self, estimator: Any, X: Any, y: NDArray[Any], sample_weight: Any) -> None:
         dtype = np.dtype(np.float64)
         self._alpha = float(estimator.alpha)
-        network = networks.describe(estimator, [X.shape[1], *(W.shape[1] for W in estimator.coefs_)])
+        network = networks.describe(estimator, X.shape[1])
         loss = networks.chosen_loss(estimator, network, dtype)
         if not networks.is_scikit_learns_loss(estimator.loss):
             check_target_values(loss, np.asarray(y, np.float64))

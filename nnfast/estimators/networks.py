@@ -6,6 +6,7 @@ outputs, though its gradient does not, and clips probabilities before it takes t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
@@ -16,10 +17,11 @@ from numpy.typing import NDArray
 
 from ..activations import ACTIVATIONS, Activation, get_activation
 from ..intervals import lies_within
-from ..layers import Dense, Dropout, Layer
+from ..layers import Dense, Dropout, Flatten, Layer
 from ..losses import LOSSES, Loss, check_pair, get_loss
 from ..network import Network
-from ..plan import Plan, make_plan
+from ..plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..validation import check_row_shape
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
 SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs
@@ -48,8 +50,9 @@ def dropout_rates(dropout: Any, hidden_layers: int) -> tuple[float, ...]:
     return tuple(float(rate) for rate in dropout)
 
 
-def describe(estimator: Any, units: Sequence[int]) -> Network:
-    """The Network of an estimator whose layers, from the inputs on, have these sizes."""
+def describe(estimator: Any, n_features: int) -> Network:
+    """The Network of an estimator that has weights, for rows of so many numbers."""
+    units = [n_features, *(W.shape[-1] for W in estimator.coefs_)]
     if estimator.network is not None:
         network: Network = estimator.network
         check_network(network, units[0], units[-1])
@@ -85,6 +88,23 @@ def check_network(network: Network, n_features: int, n_outputs: int) -> None:
 def network_units(network: Network) -> list[int]:
     """Inputs and units of every dense layer."""
     return [network.input_size, *(layer.units for layer in network.layers if isinstance(layer, Dense))]
+
+
+def is_perceptron(network: Network) -> bool:
+    """Whether the network has weights in dense layers only, as scikit-learn's have."""
+    return all(isinstance(layer, Dense | Dropout | Flatten) for layer in network.layers)
+
+
+def as_rows(estimator: Any, X: Any) -> Any:
+    """Images for an estimator's network as the flat rows that scikit-learn validates; any other X as it is.
+
+    Raises ValueError for images that do not fit the network.
+    """
+    if estimator.network is None or np.ndim(X) <= 2:
+        return X
+    images = np.asarray(X)
+    check_row_shape(images.shape, estimator.network)
+    return images.reshape(len(images), -1)
 
 
 def layer_activation(activation: Any, layer: int) -> str:
@@ -135,25 +155,38 @@ def is_scikit_learns_loss(loss: Any) -> bool:
 @lru_cache(maxsize=64)
 def make_room(network: Network, rows: int, spare: int) -> Plan:
     """A plan for batches of `rows` rows, or, where the network is small, of up to `spare`, for evaluation."""
-    per_row = max(1, sum(network_units(network)))
+    per_row = sum(math.prod(shape) for shape in network.shapes)
     return make_plan(network, max(1, rows, min(spare, SPARE_ROWS // per_row)))
 
 
 def flatten(plan: Plan, coefs: Sequence[NDArray[Any]], intercepts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     """The flat vector of these weights and biases."""
     flat = np.empty(plan.parameter_count, dtype)
-    for operation, W, b in zip(plan.dense_operations, coefs, intercepts, strict=True):
-        operation.weights.view(flat)[...] = W
-        if operation.bias:
-            operation.bias.view(flat)[...] = b
+    for (weights, bias), W, b in zip(_arrays(plan), coefs, intercepts, strict=True):
+        weights.view(flat)[...] = W
+        if bias:
+            bias.view(flat)[...] = b
     return flat
 
 
 def unflatten(plan: Plan, flat: NDArray[Any]) -> tuple[list[NDArray[Any]], list[NDArray[Any]]]:
-    """`coefs_` and `intercepts_` as views of the flat vector; the intercepts of a layer without bias are zeros."""
-    coefs = [operation.weights.view(flat) for operation in plan.dense_operations]
+    """`coefs_` and `intercepts_` as views of the flat vector; the intercepts of a layer without bias are zeros.
+
+    Of a BatchNorm they are gamma and beta.
+    """
+    coefs = [weights.view(flat) for weights, _ in _arrays(plan)]
     intercepts = [
-        operation.bias.view(flat) if operation.bias else np.zeros(operation.outputs.shape[1], flat.dtype)
-        for operation in plan.dense_operations
+        bias.view(flat) if bias else np.zeros(weights.shape[-1], flat.dtype) for weights, bias in _arrays(plan)
     ]
     return coefs, intercepts
+
+
+def _arrays(plan: Plan) -> list[tuple[Span, Span | None]]:
+    """Weights and bias of every layer that has some."""
+    places: list[tuple[Span, Span | None]] = []
+    for op in plan.operations:
+        if isinstance(op, DenseOperation | ConvolutionOperation):
+            places.append((op.weights, op.bias))
+        elif isinstance(op, BatchNormOperation):
+            places.append((op.gamma, op.beta))
+    return places

@@ -36,7 +36,9 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     monitor : what early stopping watches: "score" (R2), "loss", a scorer's name such as "neg_median_absolute_error",
         or a scorer (called with estimator, X, y).
     callbacks : called with an nnfast.EpochRecord after every epoch; one that returns True ends the fit.
-    network : an nnfast.Network in place of hidden_layer_sizes, activation and dropout, with its own initializers.
+    network : an nnfast.Network in place of hidden_layer_sizes, activation and dropout, with its own initializers. One
+        of images takes X of shape (n_samples, height, width) or (n_samples, height, width, channels) too; coefs_ and
+        intercepts_ then hold the kernels' weights and biases, and gamma and beta of a BatchNorm.
 
     Attributes
     ----------

@@ -44,7 +44,7 @@ class StochasticFit:
     def __init__(self, estimator: Any, X: Any, y: NDArray[Any], sample_weight: Any, incremental: bool) -> None:
         self.estimator, self.incremental = estimator, incremental
         self.dtype = estimator.coefs_[0].dtype
-        self.network: Network = networks.describe(estimator, [X.shape[1], *(W.shape[1] for W in estimator.coefs_)])
+        self.network: Network = networks.describe(estimator, X.shape[1])
         if not incremental or not hasattr(estimator, "_optimizer"):
             self._start_optimizer()
         if estimator.early_stopping and incremental:
@@ -125,6 +125,7 @@ class StochasticFit:
             self.program: Program = stack.enter_context(self._program())
             self.watcher = stack.enter_context(Watcher(e, 1 if self.incremental else e.max_iter))
             self.program.parameters = networks.flatten(self.plan, e.coefs_, e.intercepts_, self.dtype)
+            self.program.state = e._state
             self.program.bind(self.source)
             self._restore_slots()
             try:
@@ -136,9 +137,8 @@ class StochasticFit:
             self._save_slots()
         if e.early_stopping:
             if best_are_current and e._best_coefs is best:
-                e._best_coefs, e._best_intercepts = e.coefs_, e.intercepts_
-            e.coefs_ = e._best_coefs
-            e.intercepts_ = e._best_intercepts
+                e._best_coefs, e._best_intercepts, e._best_state = e.coefs_, e.intercepts_, e._state
+            e.coefs_, e.intercepts_, e._state = e._best_coefs, e._best_intercepts, e._best_state
 
     def _program(self) -> Any:
         """The compiled program; partial_fit keeps it for its next call."""
@@ -183,7 +183,9 @@ class StochasticFit:
             o.velocities = [slots[0]]
 
     def _update_weights(self) -> None:
-        self.estimator.coefs_, self.estimator.intercepts_ = networks.unflatten(self.plan, self.program.parameters)
+        e = self.estimator
+        e.coefs_, e.intercepts_ = networks.unflatten(self.plan, self.program.parameters)
+        e._state = self.program.state
 
     def _epochs(self) -> None:
         e, n = self.estimator, len(self.rows)
