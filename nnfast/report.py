@@ -1,4 +1,4 @@
-"""Reports of a run, as pure functions: the loss curve, predictions beside the truth, the confusion matrix."""
+"""Reports of a run, as pure functions: loss curve, mistaken images, filters, tables of predictions and confusion."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
     from .history import History
 
+MAX_MISTAKES, MAX_FILTERS = 25, 64
 LOG_SCALE_FROM = 10.0  # losses whose largest is this many times their smallest are drawn on a logarithmic scale
 
 
@@ -51,10 +52,75 @@ def loss_curve(history: History, title: str = "") -> Figure:
     return figure
 
 
-def loss_curve_png(history: History, title: str = "") -> bytes:
-    """The loss curve as a PNG image. Raises ImportError where matplotlib is not installed."""
+def mistaken_images(images: NDArray[Any], true: ArrayLike, predicted: ArrayLike, title: str = "") -> Figure | None:
+    """A figure of the first images whose prediction is wrong, each under "true, predicted"; None without mistakes.
+
+    images: (n_images, height, width) or (n_images, height, width, channels); true, predicted: labels, (n_images,).
+    Needs matplotlib; the figure belongs to no window.
+    """
+    truth, guesses = np.asarray(true).reshape(-1), np.asarray(predicted).reshape(-1)
+    wrong = np.flatnonzero(truth != guesses)
+    if not wrong.size:
+        return None
+    shown = wrong[:MAX_MISTAKES]
+    titles = [f"{truth[row]}, predicted {guesses[row]}" for row in shown]
+    heading = f"{title + ': ' if title else ''}{len(shown)} of {len(wrong)} mistaken images in {len(truth)}"
+    return _grid([_pixels(images[row]) for row in shown], titles, heading, columns=5)
+
+
+def filters(weights: NDArray[Any], title: str = "") -> Figure:
+    """A figure of a convolution's kernels, (height, width, channels, filters): one tile a filter, in one scale of grey.
+
+    Three channels are drawn as red, green and blue; any other number is averaged. Needs matplotlib; the figure belongs
+    to no window.
+    """
+    tiles = [_pixels(kernel) for kernel in np.moveaxis(weights, -1, 0)[:MAX_FILTERS]]
+    largest = float(max(abs(tile).max() for tile in tiles)) or 1.0
+    tiles = [tile / (2 * largest) + 0.5 for tile in tiles]  # zero is middle grey, for all of them
+    shown = f"{len(tiles)} of {weights.shape[-1]}" if len(tiles) < weights.shape[-1] else str(len(tiles))
+    heading = f"{title + ': ' if title else ''}{shown} filters"
+    return _grid(tiles, [""] * len(tiles), heading, columns=8, limits=(0.0, 1.0))
+
+
+def _pixels(image: NDArray[Any]) -> NDArray[Any]:
+    """An image of any number of channels as matplotlib draws it: (height, width), or (height, width, 3) for colours."""
+    if image.ndim == 2 or image.shape[2] == 3:
+        return image
+    averaged: NDArray[Any] = image.mean(axis=2)
+    return averaged
+
+
+def _grid(
+    tiles: Sequence[NDArray[Any]],
+    titles: Sequence[str],
+    heading: str,
+    columns: int,
+    limits: tuple[float, float] | None = None,
+) -> Figure:
+    """Tiles in rows of `columns`. limits: what is black and what is white; by default each tile's own."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    columns = min(columns, len(tiles))
+    rows = -(-len(tiles) // columns)
+    figure = Figure(figsize=(max(1.7 * columns + 0.5, 4.5), 1.8 * rows + 0.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(heading)
+    for number, (tile, title) in enumerate(zip(tiles, titles, strict=True)):
+        axes = figure.add_subplot(rows, columns, number + 1)
+        low, high = limits or (float(tile.min()), float(tile.max()))
+        if tile.ndim == 3:  # matplotlib scales grey tiles, but no colours
+            tile = (tile - low) / ((high - low) or 1)
+        axes.imshow(tile, cmap="gray", vmin=low, vmax=high, interpolation="nearest")
+        axes.set_title(title, fontsize=8)
+        axes.set_axis_off()
+    return figure
+
+
+def png(figure: Figure) -> bytes:
+    """A figure as a PNG image."""
     image = io.BytesIO()
-    loss_curve(history, title).savefig(image, format="png", dpi=120)
+    figure.savefig(image, format="png", dpi=120)
     return image.getvalue()
 
 

@@ -141,7 +141,8 @@ def test_out_receives_config_metrics_model_and_plot(nnfast, tmp_path):
     code, out, err = nnfast("train", "digits", *FAST, "--out", "runs/a", "--json", "--validation", 0.1)
     run = tmp_path / "runs" / "a"
     assert (code, err) == (0, "")
-    assert {file.name for file in run.iterdir()} == {"config.toml", "metrics.jsonl", "model.safetensors", "loss.png"}
+    written = {"config.toml", "metrics.jsonl", "model.safetensors", "loss.png", "mistakes.png"}
+    assert {file.name for file in run.iterdir()} == written
     assert (run / "loss.png").read_bytes().startswith(b"\x89PNG")
     summary = last_json(out)
     assert summary["out"] == "runs/a"
@@ -467,6 +468,11 @@ def test_a_network_with_a_name_is_trained_and_repeated(nnfast, pictures):
     assert [layer.kind for layer in Model.load("c/model.safetensors").network.layers] == ["Flatten", "Dense", "Dense"]
     labels = {row[0] for row in read_csv(nnfast("predict", "a", pictures, "--backend", "numpy")[1])[1:]}
     assert labels == {"3", "8"}
+    for run, drawn in (("a", {"filters.png", "loss.png"}), ("c", {"loss.png"})):  # no mistakes; no filters
+        assert {file.name for file in Path(run).glob("*.png")} - {"mistakes.png"} == drawn
+    assert not Path("a/mistakes.png").exists()
+    nnfast("train", pictures, *OF_PICTURES, "--network", "lenet5", "--epochs", 1, "--learning-rate", 1e-9, "--out", "a")
+    assert Path("a/mistakes.png").read_bytes().startswith(b"\x89PNG")
 
 
 LAYERS_IN_A_FILE = """

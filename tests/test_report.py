@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from nnfast.history import EpochRecord, History
-from nnfast.report import confusion_matrix, loss_curve, loss_curve_png, predictions_table
+from nnfast.report import confusion_matrix, filters, loss_curve, mistaken_images, png, predictions_table
 
 
 def history(losses, validation=(), best_epoch=None):
@@ -43,8 +43,8 @@ def test_a_single_epoch_is_visible():
     assert axes.lines[0].get_marker() == "o"
 
 
-def test_loss_curve_png_is_a_png_and_touches_no_global_figure():
-    assert loss_curve_png(history([1.0, 0.5])).startswith(b"\x89PNG\r\n")
+def test_a_figure_becomes_a_png_and_touches_no_global_figure():
+    assert png(loss_curve(history([1.0, 0.5]))).startswith(b"\x89PNG\r\n")
     pyplot = sys.modules.get("matplotlib.pyplot")
     assert pyplot is None or not pyplot.get_fignums()
 
@@ -79,3 +79,38 @@ def test_confusion_matrix_counts_true_lines_and_predicted_columns():
 def test_confusion_matrix_lines_are_aligned():
     lines = confusion_matrix(np.array([1, 10]), np.array([10, 10]), np.array([1, 10])).splitlines()
     assert len({len(line) for line in lines}) == 1
+
+
+@pytest.mark.parametrize("shape", [(6, 5), (6, 5, 1), (6, 5, 2), (6, 5, 3)])
+def test_mistaken_images_are_drawn_under_both_labels_and_right_ones_are_not(shape):
+    images = np.random.default_rng(0).integers(0, 256, (40, *shape)).astype(np.uint8)
+    true, predicted = np.arange(40) % 3, np.arange(40) % 3
+    predicted[[4, 9]] = [2, 1]
+    figure = mistaken_images(images, true, predicted, "letters")
+    assert figure.get_suptitle() == "letters: 2 of 2 mistaken images in 40"
+    assert [axes.get_title() for axes in figure.axes] == ["1, predicted 2", "0, predicted 1"]
+    drawn = np.asarray(figure.axes[0].images[0].get_array(), dtype=float)
+    image = images[4] if len(shape) == 2 else images[4].mean(axis=2)
+    if shape[-1] == 3:
+        low, high = images[4].min(), images[4].max()
+        np.testing.assert_allclose(drawn, (images[4] - low) / (high - low), atol=0.005)
+    else:
+        np.testing.assert_array_equal(drawn, image)
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_of_many_mistakes_some_are_drawn_and_without_any_none():
+    images = np.zeros((60, 3, 3))
+    assert len(mistaken_images(images, np.zeros(60), np.ones(60)).axes) == 25
+    assert mistaken_images(images, ["a"] * 60, ["a"] * 60) is None
+
+
+@pytest.mark.parametrize(("channels", "number", "tiles"), [(1, 6, 6), (3, 5, 5), (4, 70, 64)])
+def test_filters_are_drawn_in_one_scale_with_zero_in_the_middle(channels, number, tiles):
+    weights = np.random.default_rng(0).normal(size=(5, 4, channels, number))
+    weights[:, :, :, 1] = 0
+    figure = filters(weights, "letters")
+    assert len(figure.axes) == tiles
+    assert figure.get_suptitle() == f"letters: {tiles if tiles == number else '64 of 70'} filters"
+    np.testing.assert_allclose(np.asarray(figure.axes[1].images[0].get_array(), dtype=float), 0.5, atol=0.01)
+    assert png(figure).startswith(b"\x89PNG")

@@ -160,7 +160,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("backend", TEXT, "auto", "NAME", "auto, numpy, numba, cuda or cuda:N"),
     ),
     "output": (
-        Option("out", TEXT, None, "DIR", "write config.toml, metrics.jsonl, model.safetensors, loss.png there", False),
+        Option("out", TEXT, None, "DIR", "write config.toml, metrics.jsonl, model.safetensors, pictures there", False),
         Option("json", FLAG, False, None, "end standard output with one JSON object", False),
         Option("quiet", FLAG, False, None, "print the final line only", False),
     ),

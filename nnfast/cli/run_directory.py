@@ -12,14 +12,19 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any
 
 from .. import __version__
+from ..data.table import Table
+from ..data.targets import ClassTargets
 from ..files import write_bytes, write_text
+from ..layers import Conv2D
 from .options import ROWS, read_config
 
 if TYPE_CHECKING:
-    from ..history import EpochRecord, History
+    from ..history import EpochRecord
     from ..model import Model
+    from .preparation import Part
 
-CONFIG, METRICS, MODEL, PLOT = "config.toml", "metrics.jsonl", "model.safetensors", "loss.png"
+CONFIG, METRICS, MODEL = "config.toml", "metrics.jsonl", "model.safetensors"
+PLOT, MISTAKES, FILTERS = "loss.png", "mistakes.png", "filters.png"
 SIGNATURE = "# A run of nnfast"
 
 
@@ -67,31 +72,42 @@ class RunDirectory:
         line |= {"learning_rate": float(record.learning_rate), "seconds": record.seconds}
         self._begin().write(to_json(line) + "\n")
 
-    def save(self, model: Model, title: str) -> str | None:
-        """Write the model and the plot. Returns what to tell the user where there is no plot, else None."""
+    def save(self, model: Model, title: str, measured: Part | None = None) -> str | None:
+        """Write the model and the plots. Returns what to tell the user where there are no plots, else None.
+
+        measured: rows whose mistaken ones are drawn, where they are images with classes.
+        """
         self._begin().close()
         model.save(self.path / MODEL)
-        return self._save_plot(model.history, title)
+        try:
+            self._save_plots(model, title, measured)
+        except ImportError:
+            return f"no {PLOT}: matplotlib is not installed; pip install nnfast[plot]"
+        return None
 
     def _begin(self) -> IO[str]:
         if self._metrics is None:
-            for name in (MODEL, PLOT):  # a previous run's must not stand beside this one's config
+            for name in (MODEL, PLOT, MISTAKES, FILTERS):  # a previous run's must not stand beside this one's config
                 (self.path / name).unlink(missing_ok=True)
             write_text(self.path / CONFIG, config_text(self._config, self.path))
             self._metrics = open(self.path / METRICS, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - by save
         return self._metrics
 
-    def _save_plot(self, history: History, title: str) -> str | None:
-        from ..report import loss_curve_png
+    def _save_plots(self, model: Model, title: str, measured: Part | None) -> None:
+        from ..report import filters, loss_curve, mistaken_images, png
 
-        if not history.epochs:
-            return None
-        try:
-            png = loss_curve_png(history, title)
-        except ImportError:
-            return f"no {PLOT}: matplotlib is not installed; pip install nnfast[plot]"
-        write_bytes(self.path / PLOT, png)
-        return None
+        if model.history.epochs:
+            write_bytes(self.path / PLOT, png(loss_curve(model.history, title)))
+        first = model.network.layers[0]
+        if isinstance(first, Conv2D):
+            weights = model.layer_parameters()["layers.0.weights"]
+            write_bytes(self.path / FILTERS, png(filters(weights, f"{title}, {first.label}")))
+        if measured is None or isinstance(measured.X, Table) or not isinstance(model.targets, ClassTargets):
+            return
+        if measured.X.ndim in (3, 4):
+            truth = model.targets.decode(model.targets.encode(measured.y))
+            if figure := mistaken_images(measured.X, truth, model.predict(measured.X), title):
+                write_bytes(self.path / MISTAKES, png(figure))
 
 
 def config_text(values: Mapping[str, Any], directory: Path) -> str:

@@ -47,11 +47,10 @@ def train_command(arguments: argparse.Namespace) -> int:
         if directory:
             directory.abandon()
         raise
-    if directory and (missing := directory.save(model, options["data"])):
-        note(missing)
-
     # Where nothing was held out to test with, there is only what was trained on.
     measured, part = (run.test, "test") if run.test is not None else (run.training, "training")
+    if directory and (missing := directory.save(model, options["data"], measured)):
+        note(missing)
     scores = model.evaluate(measured.X, measured.y)
     if options["json"]:
         print(to_json(_summary(run, model, part, scores, directory)))
