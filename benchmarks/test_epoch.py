@@ -31,7 +31,10 @@ def reference_of(name: str) -> Outcome:
 def test_epoch(name: str, backend: str, benchmark: Any, machine: dict[str, Any]) -> None:
     workload = get_workload(name)
     benchmark.group = f"{name}: {workload.sizes}, batch {workload.batch_size}, {workload.epochs} epochs a round"
-    runner = Runner(workload, backend, source_of(name))
+    try:
+        runner = Runner(workload, backend, source_of(name))
+    except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
+        pytest.skip(str(refusal))
     differences = verify(runner, reference_of(name))
     if benchmark.disabled:
         runner.prepare(VERIFIED_STEPS)

@@ -74,6 +74,7 @@ class Runner:
         self.learning_rate = recipe.optimizer.learning_rate
         self._parameters = workload.initial_parameters()
         self._slots = np.zeros_like(self.program.slots)
+        self._state = self.program.state
         self.prepare(workload.steps)
 
     def prepare(self, steps: int) -> None:
@@ -91,9 +92,10 @@ class Runner:
         return len(self.order)
 
     def reset(self) -> None:
-        """Back to the initial weights and an optimizer that has seen nothing."""
+        """Back to the initial weights, and to an optimizer and statistics that have seen nothing."""
         self.program.parameters = self._parameters
         self.program.slots = self._slots
+        self.program.state = self._state
 
     def run(self) -> NDArray[np.float64]:
         """The steps' losses."""
@@ -193,8 +195,8 @@ def bench_command(backends: list[str] | None, workloads: list[str] | None, repea
     if not as_json:
         print(_heading(where, described, repeats))
     results = []
-    for runners, differences in prepared:
-        result = _result(runners, measure(runners, repeats), differences, names)
+    for running, runners, differences in prepared:
+        result = _result(runners, measure(runners, repeats), differences, running)
         results.append(result)
         if not as_json:
             print(_lines(result), flush=True)
@@ -211,12 +213,17 @@ def bench_command(backends: list[str] | None, workloads: list[str] | None, repea
     return 0
 
 
-def _prepare(workload: Workload, names: list[str]) -> tuple[list[Runner], list[dict[str, float]]]:
-    """One verified runner for every backend; they share the host's copy of the rows."""
+def _prepare(workload: Workload, names: list[str]) -> tuple[list[str], list[Runner], list[dict[str, float]]]:
+    """One verified runner for every backend that can train the workload; they share the host's copy of the rows."""
     source = workload.source()
-    runners = [Runner(workload, name, source) for name in names]
-    reference = runners[0].outcome()
-    return runners, [verify(runner, reference) for runner in runners]
+    runners = {}
+    for name in names:
+        try:
+            runners[name] = Runner(workload, name, source)
+        except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
+            print(f"nnfast: {workload.name}: {refusal}", file=sys.stderr)
+    reference = runners[REFERENCE].outcome()
+    return list(runners), list(runners.values()), [verify(runner, reference) for runner in runners.values()]
 
 
 def _result(
@@ -252,7 +259,7 @@ _COLUMNS = "{:<13} {:<15} {:>6}  {:<8} {:>13} {:>7} {:>8} {:>9}"
 def _heading(where: dict[str, Any], described: dict[str, str], repeats: int) -> str:
     lines = [
         f"{where['cpu']}, {where['cores']} cores, {where['blas_threads']} for BLAS; training in {DTYPE.name}.",
-        f"Median of {repeats}; results held to {REFERENCE}'s before timing. GFLOP/s count the matrix products alone.",
+        f"Median of {repeats}; results held to {REFERENCE}'s before timing. GFLOP/s count the products alone.",
         "Spread: fastest less slowest. Far above 10% the machine is busy; OPENBLAS_NUM_THREADS=1 gives calmer figures.",
         *(f"  {name}: {text}" for name, text in described.items()),
         "",

@@ -1,8 +1,8 @@
 """The table of benchmark workloads: what `nnfast bench` and benchmarks/ both measure.
 
-Sizes are those of tasks people have (a tutorial's network, scikit-learn's digits, tabular data, MNIST, the network of
-SimpleChains.jl's announcement); the numbers in them are random, from a fixed seed, so that nothing is downloaded. All
-are in float32.
+Sizes are those of tasks people have (a tutorial's network, scikit-learn's digits, tabular data, MNIST with dense layers
+and with LeNet-5, the network of SimpleChains.jl's announcement); the numbers in them are random, from a fixed seed, so
+that nothing is downloaded. All are in float32.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from .backends import Recipe, Source
 from .losses import get_loss
 from .network import Network, multilayer_perceptron
+from .networks import get_network
 from .optimizers import get_optimizer
 from .plan import Plan, make_plan
 from .random import ShuffledOrders
@@ -49,7 +50,8 @@ class Workload:
     """One network, its data and how it is trained.
 
     hidden: units of the hidden layers. batch_size: rows a step; the last step of an epoch has what is left.
-    epochs: in one measurement. data: a name from DATA.
+    epochs: in one measurement. data: a name from DATA. named: a name from NETWORKS in place of hidden layers. image:
+    the shape of its images, `inputs` numbers in all.
     """
 
     name: str
@@ -64,10 +66,14 @@ class Workload:
     loss: str = "cross_entropy"
     optimizer: str = "adam"
     data: str = "classes"
+    named: str | None = None
+    image: tuple[int, ...] = ()
 
     @property
     def sizes(self) -> str:
-        """The layers' sizes, such as 64-100-10."""
+        """The layers' sizes, such as 64-100-10; of a named network, its name and the image's."""
+        if self.named:
+            return f"{self.named} {'x'.join(map(str, self.image))}"
         return "-".join(map(str, (self.inputs, *self.hidden, self.outputs)))
 
     @property
@@ -80,6 +86,8 @@ class Workload:
         return self.steps_per_epoch * self.epochs
 
     def network(self) -> Network:
+        if self.named:
+            return get_network(self.named)(self.image, self.outputs, self.output_activation)
         return multilayer_perceptron(
             self.inputs,
             self.hidden,
@@ -116,7 +124,7 @@ class Workload:
         return order[: bounds[steps]], bounds[: steps + 1]
 
     def flops_per_row(self) -> int:
-        """Floating-point operations of the matrix products in one training step, for one row."""
+        """Floating-point operations of the products and convolutions in one training step, for one row."""
         return self.plan().flops_per_row()
 
     def flops_per_epoch(self) -> int:
@@ -129,6 +137,10 @@ _ROWS = (
     Workload("tab64", inputs=28, hidden=(64, 64), outputs=2, rows=100_000, batch_size=256, epochs=1),
     Workload("mnist128", inputs=784, hidden=(128,), outputs=10, rows=20_000, batch_size=64, epochs=1),
     Workload("mnist512", inputs=784, hidden=(512, 512), outputs=10, rows=20_000, batch_size=256, epochs=1),
+    Workload(
+        "lenet5", inputs=784, hidden=(), outputs=10, rows=5_000, batch_size=64, epochs=1, named="lenet5",
+        image=(28, 28),
+    ),
     Workload(
         "simplechains", inputs=4, hidden=(32, 16), outputs=4, rows=10_000, batch_size=10_000, epochs=50,
         activation="tanh", output_activation="identity", loss="squared_error", data="numbers",
