@@ -57,8 +57,11 @@ class Model:
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __repr__(self) -> str:
-        what = f"{self.network.parameter_count:,} parameters in {self.parameters.dtype}, loss {self.loss.name!r}"
-        return f"Model({what}, {self.history.epochs} epochs)\n{self.network.summary()}"
+        parts = [f"{self.parameters.size:,} parameters in {self.parameters.dtype}"]
+        if self.state.size:
+            parts.append(f"{self.state.size:,} running statistics")
+        parts += [f"loss {self.loss.name!r}", f"{self.history.epochs} epochs"]
+        return f"Model({', '.join(parts)})\n{self.network.summary()}"
 
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The network's outputs, (n_rows, n_outputs), as its last layer gives them."""

@@ -240,6 +240,7 @@ def images() -> Any:
 
 def test_running_statistics_survive_the_file(images: Any, tmp_path: Path) -> None:
     model = train(NORMALISED, *images, epochs=2, batch_size=8, backend="numpy")
+    assert repr(model).startswith("Model(194 parameters in float32, 34 running statistics, loss 'cross_entropy', 2 ")
     assert not np.array_equal(model.state, make_plan(NORMALISED, 1).initial_state())
     model.save(tmp_path / "m")
     assert load_file(tmp_path / "m")["layers.1.running_mean"].shape == (4,)
