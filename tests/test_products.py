@@ -37,6 +37,22 @@ def assert_only_inside(vector: NDArray[Any], size: int) -> None:
     assert np.isnan(vector[64 + size :]).all()
 
 
+def product(
+    A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], *, is_transposed: bool = False, adds: bool = False
+) -> None:
+    """C = A B by the kernel, or C += A B. A: (depth, rows) if is_transposed. B and C may be parts of wider matrices."""
+    (depth, columns), rows = B.shape, len(C)
+    strides = (1, A.shape[1]) if is_transposed else (A.shape[1], 1)
+    b_row, c_row = B.strides[0] // B.itemsize, C.strides[0] // C.itemsize
+    pack = np.empty(products.PACK_SIZE, A.dtype)
+    kernel = products.multiply_kernel(A.dtype)
+    flat = [np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,)) for array in (A, B, C)]
+    run(
+        kernel.address,
+        (flat[0], *strides, flat[1], b_row, flat[2], c_row, rows, columns, depth, int(adds), pack),
+    )
+
+
 @pytest.mark.parametrize("dtype", DTYPES)
 @settings(max_examples=150, deadline=None)
 @given(rows=SIZES, columns=SIZES, depth=SIZES, is_transposed=st.booleans())
@@ -47,12 +63,49 @@ def test_products_of_any_size_are_right_and_stay_inside(
     A = random.normal(size=(depth, rows) if is_transposed else (rows, depth)).astype(dtype)
     B = random.normal(size=(depth, columns)).astype(dtype)
     vector, C = guarded(rows, columns, dtype)
-    strides = (1, rows) if is_transposed else (depth, 1)
-    kernel = products.multiply_kernel(np.dtype(dtype))
-    run(kernel.address, (A.reshape(-1), *strides, B.reshape(-1), C.reshape(-1), rows, columns, depth))
+    product(A, B, C, is_transposed=is_transposed)
     exact = (A.T if is_transposed else A).astype(np.float64) @ B
     assert difference(C, exact) < ONE_STEP[dtype]
     assert_only_inside(vector, C.size)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@settings(max_examples=60, deadline=None)
+@given(rows=SIZES, columns=SIZES, depth=SIZES, data=st.data())
+def test_a_product_cut_into_parts_has_the_same_bits(
+    dtype: str, rows: int, columns: int, depth: int, data: st.DataObject
+) -> None:
+    """What threads and blocks of a batch rest on: parts of the rows, of the columns, and of the depth."""
+    random = np.random.default_rng(rows * 10_000 + columns * 100 + depth)
+    A, B = random.normal(size=(rows, depth)).astype(dtype), random.normal(size=(depth, columns)).astype(dtype)
+    whole, parts = np.empty((rows, columns), dtype), np.empty((rows, columns), dtype)
+    product(A, B, whole)
+    i, j, k = (data.draw(st.integers(0, size)) for size in (rows, columns, depth))
+    for part in (slice(0, i), slice(i, rows)):
+        for side in (slice(0, j), slice(j, columns)):
+            product(A[part], B[:, side], parts[part, side])
+    np.testing.assert_array_equal(parts, whole)
+    product(np.ascontiguousarray(A[:, :k]), B[:k], parts)
+    product(np.ascontiguousarray(A[:, k:]), B[k:], parts, adds=True)
+    np.testing.assert_array_equal(parts, whole)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("is_transposed", [False, True])
+def test_a_product_too_large_for_the_cache_has_the_same_bits_as_its_parts(dtype: str, is_transposed: bool) -> None:
+    columns, depth = 3 * 64 + 5, products.DIRECT_BYTES // 700
+    random = np.random.default_rng(1)
+    A = random.normal(size=(depth, 30) if is_transposed else (30, depth)).astype(dtype)
+    B = random.normal(size=(depth, columns)).astype(dtype)
+    assert B.nbytes > products.DIRECT_BYTES
+    vector, C = guarded(30, columns, dtype)
+    product(A, B, C, is_transposed=is_transposed)
+    exact = (A.T if is_transposed else A).astype(np.float64) @ B
+    assert difference(C, exact) < ONE_STEP[dtype]
+    assert_only_inside(vector, C.size)
+    narrow = np.empty((30, 7), dtype)
+    product(A, np.ascontiguousarray(B[:, 90:97]), narrow, is_transposed=is_transposed)
+    np.testing.assert_array_equal(narrow, C[:, 90:97])
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
@@ -62,28 +115,15 @@ def test_transposing_is_exact_and_stays_inside(dtype: str, rows: int, columns: i
     A = np.arange(rows * columns).astype(dtype).reshape(rows, columns)
     vector, out = guarded(columns, rows, dtype)
     kernel = products.transpose_kernel(np.dtype(dtype))
-    run(kernel.address, (A.reshape(-1), out.reshape(-1), rows, columns))
+    run(kernel.address, (A.reshape(-1), columns, out.reshape(-1), rows, rows, columns))
     np.testing.assert_array_equal(out, A.T)
     assert_only_inside(vector, A.size)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-def test_an_element_s_bits_do_not_depend_on_its_place_in_a_tile(dtype: str) -> None:
-    """What the overlapping last tiles rest on: they compute some elements a second time."""
-    random = np.random.default_rng(0)
-    row, column = random.normal(size=37).astype(dtype), random.normal(size=37).astype(dtype)
-    kernel = products.multiply_kernel(np.dtype(dtype))
-    A, B = np.tile(row, (23, 1)), np.tile(column[:, np.newaxis], (1, 43))
-    _, C = guarded(23, 43, dtype)
-    run(kernel.address, (A.reshape(-1), 37, 1, B.reshape(-1), C.reshape(-1), 23, 43, 37))
-    assert len(np.unique(C)) == 1
 
 
 def test_a_nan_in_the_operands_reaches_the_product() -> None:
     A, B = np.ones((7, 5), np.float32), np.ones((5, 9), np.float32)
     A[3, 2] = np.nan
     _, C = guarded(7, 9, "float32")
-    kernel = products.multiply_kernel(np.dtype(np.float32))
-    run(kernel.address, (A.reshape(-1), 5, 1, B.reshape(-1), C.reshape(-1), 7, 9, 5))
+    product(A, B, C)
     assert np.isnan(C[3]).all()
     assert not np.isnan(np.delete(C, 3, axis=0)).any()

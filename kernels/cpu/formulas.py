@@ -5,10 +5,11 @@ pointers to dtype T and int64 sizes; `k` points to the formula's constants.
 
     value(z, bias, a, k, rows, columns)              z += bias; a = f(z)
     derivative(z, a, delta, k, rows, columns)        delta *= f'(z)
-    loss(z, bias, a, y, weights, delta, k, scale, rows, columns) -> float64
-                                                     a = f(z + bias);
-                                                     delta = dLoss/dz * weight * scale; the weighted sum of losses
-    update(p, g, slots, values, n)                   one optimizer step; values: a row of Optimizer.step_values
+    loss(z, bias, a, y, weights, delta, losses, k, scale, rows, columns)
+                                                     a = f(z + bias); delta = dLoss/dz * weight * scale;
+                                                     losses (rows,) float64 = the rows' weighted losses
+    update(p, g, slots, values, n, start, stop)      one optimizer step for the parameters start..stop-1 of n;
+                                                     values: a row of Optimizer.step_values
 """
 
 from __future__ import annotations
@@ -57,10 +58,9 @@ _DERIVATIVE = """def kernel(z, a, delta, k, rows, columns):
         delta[i] *= {result}
 """
 
-_LOSS = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
+_LOSS = """def kernel(z, bias, a, y, weights, delta, losses, k, scale, rows, columns):
 {constants}
     {before}
-    total = 0.0
     for row in range(rows):
         start = row * columns
         factor = weights[row] * scale
@@ -73,18 +73,17 @@ _LOSS = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
             a[i] = {output}
             row_loss += {loss}
             delta[i] = factor * {delta}
-        total += np.float64(weights[row]) * np.float64(row_loss)
+        losses[row] = np.float64(weights[row]) * np.float64(row_loss)
     {after}
-    return total
 """
 
-_CROSS_ENTROPY = """def kernel(z, bias, a, y, weights, delta, k, scale, rows, columns):
-    return cross_entropy(z, bias, a, y, weights, delta, scale, rows, columns)
+_CROSS_ENTROPY = """def kernel(z, bias, a, y, weights, delta, losses, k, scale, rows, columns):
+    cross_entropy(z, bias, a, y, weights, delta, losses, scale, rows, columns)
 """
 
-_UPDATE = """def kernel(p, g, slots, values, n):
+_UPDATE = """def kernel(p, g, slots, values, n, start, stop):
 {constants}
-    for i in range(n):
+    for i in range(start, stop):
 {reads}
 {statements}
 {stores}
@@ -93,8 +92,8 @@ _UPDATE = """def kernel(p, g, slots, values, n):
 _SIGNATURES = {
     "value": "types.void(P, P, P, P, N, N)",
     "derivative": "types.void(P, P, P, P, N, N)",
-    "loss": "types.float64(P, P, P, P, P, P, P, types.{dtype}, N, N)",
-    "update": "types.void(P, P, P, P, N)",
+    "loss": "types.void(P, P, P, P, P, P, types.CPointer(types.float64), P, types.{dtype}, N, N)",
+    "update": "types.void(P, P, P, P, N, N, N)",
 }
 
 

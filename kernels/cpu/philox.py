@@ -16,14 +16,15 @@ _PURPOSE = np.uint64(Purpose.DROPOUT << 24)
 
 
 @helper
-def dropout(inputs, outputs, mask, seed, step, layer, threshold, scale):
+def dropout(inputs, outputs, mask, first, seed, step, layer, threshold, scale):
     """outputs = inputs * mask, where mask is 0 for words below the threshold and `scale` elsewhere.
 
-    inputs, outputs, mask: 1-D, equally long. Element e takes word e % 4 of counter (e // 4, step, layer).
+    inputs, outputs, mask: 1-D, equally long: the elements of a batch from number `first` on, a multiple of 4.
+    Element e of the batch takes word e % 4 of counter (e // 4, step, layer).
     """
     step_word = np.uint64(step)
     for block in range((inputs.size + 3) // 4):
-        c0 = np.uint64(block) & _LOW
+        c0 = np.uint64(first // 4 + block) & _LOW
         c1 = step_word & _LOW
         c2 = step_word >> _SHIFT
         c3 = _PURPOSE | np.uint64(layer)

@@ -1,8 +1,9 @@
-"""The three matrix products of a dense layer: x W, x^T delta and delta W^T, by register tiles or by BLAS.
+"""The three matrix products of a dense layer, x W, x^T delta and delta W^T, by register tiles.
 
-BLAS packs its operands first, which pays only from a certain size on; below it, tiles work on the arrays as they lie.
-Where a size is no multiple of a tile, the last tile is moved back to end with the matrix: it computes some elements a
-second time, to the same bits, and nothing outside is read.
+Each can be computed for some of its rows or added to what is there. Every element is one chain of fused multiply-adds
+along the depth, in order, so a product cut into parts, by threads or by blocks of a batch, has the same bits as in
+one piece. No BLAS is called: it packs its operands first, which small matrices do not repay, and its bits depend on
+where it is cut.
 """
 
 from __future__ import annotations
@@ -18,116 +19,119 @@ from .calls import call_void
 from .compilation import OPTIONS, caching, helper
 from .tiles import VECTOR_BYTES, make_lane_count, make_product_tile, make_transpose_tile
 
-# Tiles stream B from the cache once for every six rows of A. Measured (see kernels/README.md): they stay ahead of BLAS
-# while B fits into the second-level cache, and fall behind where it does not; with 32-byte registers, which need twice
-# the instructions, from an eighth of that.
-TILED_BYTES = 2**21 if VECTOR_BYTES == 64 else 2**18
+# B is streamed from the cache once for every six rows of A. As long as it stays in the second-level cache it is read as
+# it lies; a larger one is copied piece by piece, each of DEPTH rows and a tile's columns, into one that stays in the
+# first-level cache and whose rows are neighbours. Measured: see kernels/README.md.
+DIRECT_BYTES = 2**20 if VECTOR_BYTES == 64 else 2**18
+DEPTH = 256
+REPAID = 24  # rows of A that repay the copy
+PACK_SIZE = DEPTH * 2 * VECTOR_BYTES // 4  # elements of a piece
 
-
-FEW_ROWS = 4  # a tile for matrices of fewer rows than a whole one takes
+FEW_ROWS = 3  # a tile for what is left when fewer rows remain than a whole one takes
 TRANSPOSED = 8  # rows and columns of a transposed tile
 
 
-def _make_stripe(vectors: int, share: int):
-    """C[:, columns of one piece] = A B, from the offsets b and c on, for any number of rows."""
+def _make_stripe(vectors: int, share: int, is_masked: bool):
+    """C[:, columns of one tile] = A B or += A B, from the offsets a, b and c on, for any number of rows."""
     # Twelve accumulators are enough to hide the latency of FMA, and 16 registers hold them beside the operands.
     tile_rows = 12 // vectors
-    many, few, one = (make_product_tile(rows, vectors, share) for rows in (tile_rows, FEW_ROWS, 1))
+    many, few, one = (make_product_tile(rows, vectors, share, is_masked) for rows in (tile_rows, FEW_ROWS, 1))
 
     @helper
-    def stripe(A, a_row, a_depth, B, b, b_row, C, c, c_row, gap, rows, depth):
+    def stripe(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth):
         row = 0
+        while rows - row >= tile_rows:
+            many(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
+            row += tile_rows
+        while rows - row >= FEW_ROWS:
+            few(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
+            row += FEW_ROWS
         while row < rows:
-            if rows >= tile_rows:
-                row = min(row, rows - tile_rows)
-                many(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
-                row += tile_rows
-            elif rows >= FEW_ROWS:
-                row = min(row, rows - FEW_ROWS)
-                few(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
-                row += FEW_ROWS
-            else:
-                one(A, row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, gap, depth)
-                row += 1
+            one(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
+            row += 1
 
     return stripe
 
 
-def _make_multiply(share: int):
-    """C = A B for matrices of at least as many columns as a vector of this share of a register has lanes."""
-    pair, single = _make_stripe(2, share), _make_stripe(1, share)
-    lane_count = make_lane_count(share)
-
-    @helper
-    def multiply(A, a_row, a_depth, B, C, rows, columns, depth):
-        lanes = lane_count(A)
-        column = 0
-        while column < columns:
-            left = columns - column
-            if left > lanes:
-                gap = min(lanes, left - lanes)
-                pair(A, a_row, a_depth, B, column, columns, C, column, columns, gap, rows, depth)
-                column += 2 * lanes
-            else:
-                column = columns - lanes
-                single(A, a_row, a_depth, B, column, columns, C, column, columns, 0, rows, depth)
-                column += lanes
-
-    return multiply
-
-
-_full, _half, _quarter = (_make_multiply(share) for share in (1, 2, 4))
-_eighth = _make_stripe(1, 8)
-_eighth_lanes = make_lane_count(8)
-_column = _make_stripe(1, 16)
+# Narrow matrices are computed in vectors of a half or a quarter of a register, which cost less.
+_whole = _make_stripe(2, 1, False)
+_pair = _make_stripe(2, 1, True)
+_halves = _make_stripe(2, 2, True)
+_quarters = _make_stripe(2, 4, True)
+_quarter = _make_stripe(1, 4, True)
 _lanes = make_lane_count(1)
+_half_lanes = make_lane_count(2)
+_quarter_lanes = make_lane_count(4)
+
+
+@helper
+def _stripe(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth):
+    """`width` columns of a product, at most two registers'."""
+    if width == 2 * _lanes(A):
+        _whole(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+    elif width > _lanes(A):
+        _pair(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+    elif width > _half_lanes(A):
+        _halves(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+    elif width > _quarter_lanes(A):
+        _quarters(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+    else:
+        _quarter(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+
+
+def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, adds, pack):
+    """C = A B, or C += A B where adds is 1.
+
+    A: element (i, k) at i * a_row + k * a_depth. B (depth, columns), C (rows, columns): rows b_row and c_row elements
+    apart. pack: room for PACK_SIZE elements.
+    """
+    tile = 2 * _lanes(A)
+    if depth * columns * VECTOR_BYTES <= DIRECT_BYTES * _lanes(A) or rows < REPAID:
+        for column in range(0, columns, tile):
+            width = min(tile, columns - column)
+            _stripe(A, 0, a_row, a_depth, B, column, b_row, C, column, c_row, rows, width, adds, depth)
+        return
+    for first in range(0, depth, DEPTH):
+        length = min(DEPTH, depth - first)
+        for column in range(0, columns, tile):
+            width = min(tile, columns - column)
+            for k in range(length):
+                for j in range(width):
+                    pack[k * tile + j] = B[(first + k) * b_row + column + j]
+            # Goes on from what the piece before left in C
+            _stripe(
+                A, first * a_depth, a_row, a_depth, pack, 0, tile, C, column, c_row, rows, width,
+                adds if first == 0 else 1, length,
+            )  # fmt: skip
+
+
 _transpose_tile = make_transpose_tile(TRANSPOSED)
 
 
-def multiply(A, a_row, a_depth, B, C, rows, columns, depth):
-    """C = A B. A: element (i, k) at i * a_row + k * a_depth; B (depth, columns) and C (rows, columns) in C order."""
-    lanes = _lanes(A)
-    if columns >= lanes:
-        _full(A, a_row, a_depth, B, C, rows, columns, depth)
-    elif 2 * columns >= lanes:
-        _half(A, a_row, a_depth, B, C, rows, columns, depth)
-    elif 4 * columns >= lanes:
-        _quarter(A, a_row, a_depth, B, C, rows, columns, depth)
-    elif 8 * columns >= lanes:
-        column = 0
-        while column < columns:
-            column = min(column, columns - _eighth_lanes(A))
-            _eighth(A, a_row, a_depth, B, column, columns, C, column, columns, 0, rows, depth)
-            column += _eighth_lanes(A)
-    else:
-        for column in range(columns):
-            _column(A, a_row, a_depth, B, column, columns, C, column, columns, 0, rows, depth)
-
-
-def transpose(A, out, rows, columns):
-    """out (columns, rows) = the transpose of A (rows, columns), both in C order."""
+def transpose(A, a_row, out, out_row, rows, columns):
+    """out (columns, rows) = the transpose of A (rows, columns). a_row, out_row: elements from one row to the next."""
     if rows < TRANSPOSED or columns < TRANSPOSED:
         for i in range(rows):
             for j in range(columns):
-                out[j * rows + i] = A[i * columns + j]
+                out[j * out_row + i] = A[i * a_row + j]
         return
     i = 0
     while i < rows:
-        i = min(i, rows - TRANSPOSED)
+        i = min(i, rows - TRANSPOSED)  # the last tile is moved back to end with the matrix
         j = 0
         while j < columns:
             j = min(j, columns - TRANSPOSED)
-            _transpose_tile(A, i * columns + j, columns, out, j * rows + i, rows)
+            _transpose_tile(A, i * a_row + j, a_row, out, j * out_row + i, out_row)
             j += TRANSPOSED
         i += TRANSPOSED
 
 
 @cache
 def multiply_kernel(dtype: np.dtype[Any]) -> Any:
-    """`multiply` as a C callable, whose address goes to the epoch: compiled once, called from three places."""
+    """`multiply` as a C callable, whose address goes to the epoch: compiled once, called from several places."""
     P, N = types.CPointer(numba.from_dtype(dtype)), types.int64
     with caching() as enabled:
-        return cfunc(types.void(P, N, N, P, P, N, N, N), cache=enabled, **OPTIONS)(multiply)
+        return cfunc(types.void(P, N, N, P, N, P, N, N, N, N, N, P), cache=enabled, **OPTIONS)(multiply)
 
 
 @cache
@@ -135,47 +139,42 @@ def transpose_kernel(dtype: np.dtype[Any]) -> Any:
     """`transpose` as a C callable."""
     P, N = types.CPointer(numba.from_dtype(dtype)), types.int64
     with caching() as enabled:
-        return cfunc(types.void(P, P, N, N), cache=enabled, **OPTIONS)(transpose)
+        return cfunc(types.void(P, N, P, N, N, N), cache=enabled, **OPTIONS)(transpose)
+
+
+def is_narrow(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
+    """Whether x^T delta is better computed as (delta^T x)^T, whose rows are long enough for whole registers."""
+    return outputs * dtype.itemsize < VECTOR_BYTES and inputs > outputs
 
 
 @helper
-def _is_tiled(size, B):
-    """Whether B has at most `size` elements' worth of bytes for tiles."""
-    return size * B.itemsize <= TILED_BYTES
-
-
-@helper
-def outputs_product(multiply, x, W, z, n, inputs, outputs):
+def outputs_product(multiply, pack, x, W, z, n, inputs, outputs):
     """z = x W. x: n rows of `inputs`; W (inputs, outputs); z: n rows of `outputs`. All flat, in C order.
 
     multiply: the address of multiply_kernel.
     """
-    if _is_tiled(inputs * outputs, W):
-        call_void(multiply, (x, inputs, 1, W, z, n, outputs, inputs))
-    else:
-        np.dot(x.reshape(n, inputs), W.reshape(inputs, outputs), z.reshape(n, outputs))
+    call_void(multiply, (x, inputs, 1, W, outputs, z, outputs, n, outputs, inputs, 0, pack))
 
 
 @helper
-def weights_product(multiply, transpose, x, delta, gradient, scratch, n, inputs, outputs):
-    """gradient = x^T delta: dLoss/dW from dLoss/dz.
-
-    With fewer outputs than a register has lanes, (delta^T x)^T, whose rows are long enough for whole registers.
-    """
-    if outputs * delta.itemsize < VECTOR_BYTES and inputs > outputs and _is_tiled(n * inputs, x):
-        call_void(multiply, (delta, 1, outputs, x, scratch, outputs, inputs, n))
-        call_void(transpose, (scratch, gradient, outputs, inputs))
-    elif _is_tiled(n * outputs, delta):
-        call_void(multiply, (x, 1, inputs, delta, gradient, inputs, outputs, n))
-    else:
-        np.dot(x.reshape(n, inputs).T, delta.reshape(n, outputs), gradient.reshape(inputs, outputs))
+def weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, start, stop, adds):
+    """gradient = x^T delta, dLoss/dW from dLoss/dz, or += where adds is 1; rows start..stop-1 of it."""
+    call_void(
+        multiply,
+        (x[start:], 1, inputs, delta, outputs, gradient[start * outputs :], outputs, stop - start, outputs, n, adds, pack),
+    )  # fmt: skip
 
 
 @helper
-def inputs_product(multiply, transpose, delta, W, scratch, dx, n, inputs, outputs):
-    """dx = delta W^T: dLoss/dx from dLoss/dz. scratch: room for W's transpose."""
-    if _is_tiled(inputs * outputs, W):
-        call_void(transpose, (W, scratch, inputs, outputs))
-        call_void(multiply, (delta, outputs, 1, scratch, dx, n, inputs, outputs))
-    else:
-        np.dot(delta.reshape(n, outputs), W.reshape(inputs, outputs).T, dx.reshape(n, inputs))
+def narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outputs, start, stop, adds):
+    """transposed = delta^T x, the transpose of dLoss/dW, or += where adds is 1; columns start..stop-1 of it."""
+    call_void(
+        multiply,
+        (delta, 1, outputs, x[start:], inputs, transposed[start:], inputs, outputs, stop - start, n, adds, pack),
+    )
+
+
+@helper
+def inputs_product(multiply, pack, delta, W_transposed, dx, n, inputs, outputs):
+    """dx = delta W^T: dLoss/dx from dLoss/dz. W_transposed: (outputs, inputs)."""
+    call_void(multiply, (delta, outputs, 1, W_transposed, inputs, dx, inputs, n, inputs, outputs, 0, pack))

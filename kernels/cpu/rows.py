@@ -54,13 +54,12 @@ def softmax_backward(a, delta, rows, columns):
 
 
 @helper
-def cross_entropy(z, bias, a, y, weights, delta, scale, rows, columns):
+def cross_entropy(z, bias, a, y, weights, delta, losses, scale, rows, columns):
     """Softmax and cross-entropy together: -sum y log a = sum y (log sum exp(x) - x), and dLoss/dz = a - y.
 
-    delta is multiplied by the row's weight and `scale`. Returns the weighted sum of losses, float64.
+    delta is multiplied by the row's weight and `scale`. losses (rows,), float64: the rows' weighted losses.
     """
     shifted_exponentials(z, bias, a, delta, rows, columns)  # delta has room until it is written
-    loss = 0.0
     for row in range(rows):
         start = row * columns
         factor = weights[row] * scale
@@ -75,5 +74,4 @@ def cross_entropy(z, bias, a, y, weights, delta, scale, rows, columns):
             share = a[start + j] / total
             a[start + j] = share
             delta[start + j] = factor * (share - y[start + j])
-        loss += float(weights[row]) * float(row_loss)
-    return loss
+        losses[row] = float(weights[row]) * float(row_loss)

@@ -70,48 +70,94 @@ def _splat(builder, scalar, lanes):
     return builder.shuffle_vector(first, ir.Constant(vector, ir.Undefined), mask)
 
 
-def make_product_tile(rows: int, vectors: int, share: int):
-    """A few rows and columns of C = A B, as a function to be called in kernels.
+def _declare(builder, name, result, arguments):
+    return cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, arguments), name)
 
-    (A, a, a_row, a_depth, B, b, b_row, C, c, c_row, gap, depth): pointers to one element type, each with the offset of
-    its first element and the strides between rows (and for A between steps along the depth), in elements. gap: from
-    one vector's first column to the next one's; they may overlap.
+
+def _lane_mask(builder, width, lanes):
+    """<lanes x i1>, true in the first `width` lanes."""
+    numbers = ir.Constant(ir.VectorType(INDEX, lanes), list(range(lanes)))
+    return builder.icmp_signed("<", numbers, _splat(builder, width, lanes))
+
+
+def _load_masked(builder, pointer, vector_type, align, mask, otherwise):
+    arguments = [pointer, ir.IntType(32)(align), mask, otherwise]
+    load = _declare(
+        builder, f"llvm.masked.load.{_suffix(vector_type)}.p0", vector_type, [part.type for part in arguments]
+    )
+    return builder.call(load, arguments)
+
+
+def _store_masked(builder, value, pointer, align, mask):
+    arguments = [value, pointer, ir.IntType(32)(align), mask]
+    store = _declare(
+        builder, f"llvm.masked.store.{_suffix(value.type)}.p0", ir.VoidType(), [part.type for part in arguments]
+    )
+    builder.call(store, arguments)
+
+
+def _suffix(vector_type):
+    return f"v{vector_type.count}{'f32' if vector_type.element == ir.FloatType() else 'f64'}"
+
+
+def make_product_tile(rows: int, vectors: int, share: int = 1, is_masked: bool = False):
+    """A few rows and columns of C = A B, or of C += A B, as a function to be called in kernels.
+
+    (A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth): pointers to one element type, each with the
+    offset of its first element and the strides between rows (and for A between steps along the depth), in elements.
+    Of the tile's columns, `width` exist; is_masked: where that can be fewer than all, the last vector is masked. adds:
+    1 to begin with what is in C, 0 with zeros. So every element's bits come from one chain of fused multiply-adds
+    along the depth, wherever the element lies in a tile and into however many pieces the depth is cut.
     """
 
     @intrinsic
-    def tile(typing_context, A, a, a_row, a_depth, B, b, b_row, C, c, c_row, gap, depth):
-        number = types.intp
-        signature = types.void(A, number, number, number, B, number, number, C, number, number, number, number)
+    def tile(typing_context, A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth):
+        n = types.intp
+        signature = types.void(A, n, n, n, B, n, n, C, n, n, n, n, n)
 
         def generate(context, builder, signature, arguments):
-            a, a_row, a_depth, b, b_row, c, c_row, gap, depth = (arguments[i] for i in (1, 2, 3, 5, 6, 8, 9, 10, 11))
-            A, B, C = (arguments[i] for i in (0, 4, 7))
+            A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth = arguments
             element = context.get_value_type(signature.args[0].dtype)
             align = 4 if element == ir.FloatType() else 8
             lanes = lanes_of(signature.args[0], share)
             kind = ir.VectorType(element, lanes)
-            name = f"llvm.fma.v{lanes}{'f32' if align == 4 else 'f64'}"
-            fma = cgutils.get_or_insert_function(builder.module, ir.FunctionType(kind, [kind] * 3), name)
-            sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
+            fma = _declare(builder, f"llvm.fma.{_suffix(kind)}", kind, [kind] * 3)
             zero = ir.Constant(kind, [0.0] * lanes)
-            for row in sums:
-                for accumulator in row:
-                    builder.store(zero, accumulator)
-            columns = [builder.mul(gap, INDEX(j)) for j in range(vectors)]
-            starts = [builder.add(a, builder.mul(a_row, INDEX(i))) for i in range(rows)]
+            mask = _lane_mask(builder, builder.sub(width, INDEX((vectors - 1) * lanes)), lanes) if is_masked else None
+
+            def load(j, pointer):
+                if mask is not None and j == vectors - 1:
+                    return _load_masked(builder, pointer, kind, align, mask, zero)
+                return _load(builder, pointer, kind, align)
+
+            a_starts = [builder.add(a, builder.mul(a_row, INDEX(i))) for i in range(rows)]
+            c_starts = [builder.add(c, builder.mul(c_row, INDEX(i))) for i in range(rows)]
+            sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
+            with builder.if_else(builder.icmp_signed("!=", adds, INDEX(0))) as (onto, afresh):
+                with onto:
+                    for i in range(rows):
+                        for j in range(vectors):
+                            builder.store(load(j, _at(builder, C, c_starts[i], INDEX(j * lanes))), sums[i][j])
+                with afresh:
+                    for i in range(rows):
+                        for j in range(vectors):
+                            builder.store(zero, sums[i][j])
             with cgutils.for_range(builder, depth) as loop:
                 b_start = builder.add(b, builder.mul(loop.index, b_row))
-                pieces = [_load(builder, _at(builder, B, b_start, column), kind, align) for column in columns]
+                pieces = [load(j, _at(builder, B, b_start, INDEX(j * lanes))) for j in range(vectors)]
                 along = builder.mul(loop.index, a_depth)
                 for i in range(rows):
-                    factor = _splat(builder, builder.load(_at(builder, A, starts[i], along)), lanes)
+                    factor = _splat(builder, builder.load(_at(builder, A, a_starts[i], along)), lanes)
                     for j in range(vectors):
                         total = builder.call(fma, [factor, pieces[j], builder.load(sums[i][j])])
                         builder.store(total, sums[i][j])
             for i in range(rows):
-                c_start = builder.add(c, builder.mul(c_row, INDEX(i)))
                 for j in range(vectors):
-                    _store(builder, builder.load(sums[i][j]), _at(builder, C, c_start, columns[j]), align)
+                    pointer = _at(builder, C, c_starts[i], INDEX(j * lanes))
+                    if mask is not None and j == vectors - 1:
+                        _store_masked(builder, builder.load(sums[i][j]), pointer, align, mask)
+                    else:
+                        _store(builder, builder.load(sums[i][j]), pointer, align)
             return context.get_dummy_value()
 
         return signature, generate

@@ -1,6 +1,6 @@
 """Backends by name: which there are, which can run here and why the others cannot.
 
-To add one, write backends/<name>.py with unavailable_reason() and create(device), and add its name to NAMES.
+To add one, write backends/<name>.py with unavailable_reason() and create(device, threads), and add its name to NAMES.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
+from ..threads import check_threads
 from .base import Backend, BackendUnavailableError, Program, Recipe, Source
 
 __all__ = ["NAMES", "Backend", "BackendUnavailableError", "Program", "Recipe", "Source", "get_backend", "unavailable"]
@@ -25,18 +26,19 @@ def unavailable(name: str) -> str | None:
     return reason
 
 
-def get_backend(name: str | Backend = "auto") -> Backend:
+def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Backend:
     """The backend called "numpy", "numba", "cuda", "cuda:1" (the second device), or "auto".
 
     "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
-    becomes another. Raises ValueError for an unknown name, BackendUnavailableError for one that cannot run here.
+    becomes another. threads: how many numba may use at most; None: what NNFAST_NUM_THREADS says, or every processor.
+    Raises ValueError for an unknown name, BackendUnavailableError for one that cannot run here.
     """
     if isinstance(name, Backend):
         return name
     if not isinstance(name, str):
         raise TypeError(f"backend must be a name, got {name!r}")
     if name == "auto":
-        return _choose()
+        return _choose(threads)
     base, colon, number = name.partition(":")
     if base not in NAMES or (colon and not (base == "cuda" and number.isdecimal())):
         raise ValueError(f"unknown backend {name!r}; known: auto, {', '.join(NAMES)}, cuda:N")
@@ -44,16 +46,16 @@ def get_backend(name: str | Backend = "auto") -> Backend:
     if reason:
         others = ", ".join(other for other in NAMES if other != base and unavailable(other) is None)
         raise BackendUnavailableError(f"backend {name!r} is not available: {reason}. Available: {others}")
-    backend: Backend = _module(base).create(int(number) if colon else None)
+    backend: Backend = _module(base).create(int(number) if colon else None, check_threads(threads))
     return backend
 
 
-def _choose() -> Backend:
+def _choose(threads: int | None) -> Backend:
     reasons: list[str] = []
     for name in NAMES:
         reason = unavailable(name)
         if reason is None:
-            backend = get_backend(name)
+            backend = get_backend(name, threads)
             backend.choice = f"auto chose {name}" + (f" ({'; '.join(reasons)})" if reasons else "")
             return backend
         reasons.append(f"no {name}: {reason}")

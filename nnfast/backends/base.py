@@ -190,3 +190,11 @@ class BackendUnavailableError(RuntimeError):
 def batch_divisor(loss: Loss, total_weight: float) -> float:
     """What a batch's weighted sum of losses and penalties is divided by."""
     return total_weight if loss.reduction == "mean" else 1.0
+
+
+def batch_totals(source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The sum of the sample weights of every batch order[bounds[k]:bounds[k + 1]]."""
+    if source.sample_weight is None:
+        return np.diff(bounds).astype(np.float64)
+    weights = source.sample_weight[order[: bounds[-1]]].astype(np.float64)
+    return np.add.reduceat(weights, bounds[:-1]) if len(bounds) > 1 else np.zeros(0)

@@ -315,7 +315,7 @@ def unavailable_reason() -> str | None:
     return None if count else "there is no CUDA device"
 
 
-def create(device: int | None) -> CudaBackend:
+def create(device: int | None, threads: int | None) -> CudaBackend:
     """The backend for one device. Raises BackendUnavailableError for a number that no device has."""
     xp = importlib.import_module("cupy")
     count = xp.cuda.runtime.getDeviceCount()

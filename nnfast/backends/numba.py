@@ -1,4 +1,4 @@
-"""The CPU backend: fills the tables that the compiled epoch of nnfast.kernels.cpu reads, and calls it."""
+"""The CPU backend: fills the tables that the compiled epoch of nnfast.kernels.cpu reads, and calls it in threads."""
 
 from __future__ import annotations
 
@@ -10,45 +10,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import DenseOperation, Plan
+from ..plan import DenseOperation, DropoutOperation, Plan
 from ..random import dropout_threshold
-from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor
+from ..threads import fair_share, run_in_threads, thread_count
+from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
 
 logger = logging.getLogger("nnfast")
 
 
+# A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
+# each other costs about one.
+FLOPS_PER_THREAD = 1_000_000
+
+# What a block of rows needs on its way stays in a part of the second-level cache.
+BLOCK_BYTES = 2**18
+BLOCK_ROWS = 64  # fewer do not repay reading the weights again
+
+
 class NumbaBackend(Backend):
-    """Kernels compiled by Numba for this machine's processor; matrix products by SciPy's BLAS."""
+    """Kernels compiled by Numba for this machine's processor. threads: at most so many; None: see nnfast.threads."""
 
     name = "numba"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = thread_count(threads)
 
     @property
     def description(self) -> str:
         import llvmlite.binding
         import numba
 
-        return f"Numba {numba.__version__} on {llvmlite.binding.get_host_cpu_name()}"
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        return f"Numba {numba.__version__} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
 
     def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
-        return NumbaProgram(plan, recipe)
+        return NumbaProgram(plan, recipe, self.threads)
 
 
 class NumbaProgram(HostProgram):
     """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
 
-    def __init__(self, plan: Plan, recipe: Recipe) -> None:
+    def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
-        from ..kernels.cpu import epoch, formulas, gather
+        from ..kernels.cpu import barrier, epoch, formulas, gather, products
 
         self._epoch = epoch
         self._gather_kernel = gather.gather_kernel
         self._sparse_kernel = gather.sparse_kernel
         self._formulas = formulas
+        self._threads = threads
         dtype = recipe.dtype
         self._gradient = np.zeros(plan.parameter_count, dtype)
-        self._workspace = np.zeros(plan.workspace_size, dtype)
-        self._scratch = np.zeros(max(span.size for span in plan.weight_spans), dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
+        self._row_losses = np.zeros(plan.rows)
+        self._packs = np.zeros((threads, products.PACK_SIZE), dtype)
+        self._barrier_size = barrier.SIZE
         self._kernels: list[Any] = []
         with announced(dtype):
             self._operations, self._constants, self._job = self._tables()
@@ -60,10 +76,11 @@ class NumbaProgram(HostProgram):
     def _tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
         epoch, formulas, plan, recipe = self._epoch, self._formulas, self.plan, self.recipe
-        from ..kernels.cpu import products
+        from ..kernels.cpu import barrier, products
 
         operations = np.full((len(plan.operations), epoch.COLUMNS), -1, dtype=np.int64)
         constants: list[float] = []
+        workspace_size, weight_rows = plan.workspace_size, 0
         for row, op in zip(operations, plan.operations, strict=True):
             row[epoch.INPUT_SIZE], row[epoch.OUTPUT_SIZE] = op.inputs.shape[1], op.outputs.shape[1]
             row[epoch.INPUTS], row[epoch.OUTPUTS] = op.inputs.offset, op.outputs.offset
@@ -74,19 +91,31 @@ class NumbaProgram(HostProgram):
                 activation = op.layer.function
                 row[epoch.KIND] = epoch.DENSE
                 row[epoch.WEIGHTS] = op.weights.offset
-                row[epoch.BIAS] = op.bias.offset if op.bias else -1
+                row[epoch.WEIGHT_ROWS], row[epoch.WEIGHT_COLUMNS] = op.weights.shape
+                if op.bias:
+                    row[epoch.BIAS], row[epoch.BIAS_SIZE] = op.bias.offset, op.bias.size
+                row[epoch.PENALTIES] = weight_rows
+                weight_rows += op.weights.shape[0]
+                if op.input_gradient:
+                    row[epoch.WEIGHTS_TRANSPOSED] = workspace_size
+                    workspace_size += op.weights.size
+                if products.is_narrow(*op.weights.shape, recipe.dtype):
+                    row[epoch.NARROW] = workspace_size
+                    workspace_size += op.weights.size
                 row[epoch.Z] = op.z.offset
                 constants.extend(activation.constant_values)
                 if op is not plan.output:
                     row[epoch.VALUE] = self._address(formulas.value_kernel(activation, recipe.dtype))
                     row[epoch.DERIVATIVE] = self._address(formulas.derivative_kernel(activation, recipe.dtype))
-            else:
+            elif isinstance(op, DropoutOperation):
                 row[epoch.KIND] = epoch.DROPOUT
                 row[epoch.Z] = op.outputs.offset
                 row[epoch.MASK] = op.mask.offset
                 row[epoch.THRESHOLD] = dropout_threshold(op.layer.rate)
                 row[epoch.LAYER] = op.layer_index
                 constants.append(1 / (1 - op.layer.rate))
+        self._workspace = np.zeros(workspace_size, recipe.dtype)
+        self._penalties = np.zeros(weight_rows)
         job = np.zeros(epoch.JOB_SIZE, dtype=np.int64)
         output = plan.output.layer.function
         job[epoch.LOSS_CONSTANTS] = len(constants)
@@ -94,10 +123,14 @@ class NumbaProgram(HostProgram):
         job[epoch.LOSS] = self._address(formulas.loss_kernel(output, recipe.loss, recipe.dtype))
         job[epoch.MULTIPLY] = products.multiply_kernel(recipe.dtype).address
         job[epoch.TRANSPOSE] = products.transpose_kernel(recipe.dtype).address
+        job[epoch.GIVE_WAY] = barrier.give_way_address()
         job[epoch.SUM_REDUCTION] = recipe.loss.reduction == "sum"
+        job[epoch.INPUT_SIZE_OF_BATCH] = plan.network.input_size
         job[epoch.BATCH_INPUTS] = plan.inputs.offset
         job[epoch.BATCH_TARGETS] = plan.targets.offset
         job[epoch.BATCH_WEIGHTS] = plan.sample_weight.offset
+        job[epoch.BLOCK] = block_rows(plan, recipe.dtype, epoch.ROW_GROUP)
+        job[epoch.LANES] = 1
         return operations, np.array([*constants, 0.0], recipe.dtype), job
 
     def _address(self, compiled: Any) -> int:
@@ -117,6 +150,7 @@ class NumbaProgram(HostProgram):
         order: NDArray[np.int64],
         bounds: NDArray[np.int64],
         values: Vector,
+        totals: NDArray[np.float64],
         first_step: int = 0,
     ) -> tuple[NDArray[np.float64], Vector]:
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
@@ -144,13 +178,24 @@ class NumbaProgram(HostProgram):
         self._settings[epoch.SCALE] = source.scale
         losses = np.zeros(len(bounds) - 1)
         outputs = np.empty((source.n_rows if mode == epoch.EVALUATE else 0, output_size), dtype)
-        with announced(dtype):
+        barrier = np.zeros(self._barrier_size, np.int64)
+
+        def run_steps(thread: int, threads: int) -> None:
             epoch.run_steps(
                 self._operations, job, self._settings, np.uint64(self.recipe.seed), self._constants, self._zeros,
-                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, self._scratch,
-                order, bounds, values, losses, outputs,
+                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, self._row_losses,
+                self._penalties, self._packs[thread], order, bounds, values, totals, losses, outputs, barrier,
+                thread, threads,
             )  # fmt: skip
+
+        with announced(dtype), fair_share(self._threads) as threads:
+            run_in_threads(run_steps, min(threads, self._repaid_threads(bounds)))
         return losses, outputs
+
+    def _repaid_threads(self, bounds: NDArray[np.int64]) -> int:
+        """How many threads steps of this size repay."""
+        rows = (bounds[-1] - bounds[0]) / max(1, len(bounds) - 1)
+        return max(1, int(rows * self.plan.flops_per_row() // FLOPS_PER_THREAD))
 
     def _gatherer(self, array: NDArray[Any], labels: bool = False) -> int:
         # gather_kernel caches what it returns, so the address stays good
@@ -166,17 +211,20 @@ class NumbaProgram(HostProgram):
                 update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
             self._job[self._epoch.UPDATE] = self._address(update)
         values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
-        return self._run(self._epoch.TRAIN, self._source, order, bounds, values, first_step)[0]
+        totals = batch_totals(self._source, order, bounds)
+        return self._run(self._epoch.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
-        losses, _ = self._run(self._epoch.GRADIENT_ONLY, source, order, bounds, self._no_values(1))
+        totals = batch_totals(source, order, bounds)
+        losses, _ = self._run(self._epoch.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
         return float(losses[0]), self._gradient.copy()
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
+        steps = len(bounds) - 1
         losses, outputs = self._run(
-            self._epoch.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(len(bounds))
+            self._epoch.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(steps), np.zeros(steps)
         )
         weight = source.n_rows if source.sample_weight is None else float(source.sample_weight.sum(dtype=np.float64))
         return float(losses.sum()) / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), outputs
@@ -186,6 +234,12 @@ class NumbaProgram(HostProgram):
 
     def _no_values(self, steps: int) -> Vector:
         return np.zeros((steps, 1), self.recipe.dtype)
+
+
+def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
+    """How many rows at once go through the network: whole groups, whose arrays fit into BLOCK_BYTES together."""
+    row_bytes = plan.workspace_size // plan.rows * dtype.itemsize
+    return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
 
 class announced:  # noqa: N801 - reads as the statement it is
@@ -230,5 +284,5 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def create(device: int | None) -> NumbaBackend:
-    return NumbaBackend()
+def create(device: int | None, threads: int | None) -> NumbaBackend:
+    return NumbaBackend(threads)

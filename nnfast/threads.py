@@ -1,0 +1,119 @@
+"""How many threads a computation may use, and running it in them.
+
+The count is a ceiling for all of a process's computations together: two that run at once share it.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+# The first of these that is set gives the count; tools that start many processes set OMP_NUM_THREADS in each.
+VARIABLES = ("NNFAST_NUM_THREADS", "OMP_NUM_THREADS")
+MAX_THREADS = 1024
+
+_running = 0
+_lock = threading.Lock()
+
+
+def check_threads(threads: Any) -> int | None:
+    """`threads` as a user may give it: a positive integer, or None for thread_count()'s default."""
+    if threads is None:
+        return None
+    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
+        raise TypeError(f"threads must be a positive integer or None, got {threads!r}")
+    number: int = threads.__index__()
+    if not 1 <= number <= MAX_THREADS:
+        raise ValueError(f"threads must lie in 1..{MAX_THREADS}, got {number}")
+    return number
+
+
+def thread_count(threads: int | None = None) -> int:
+    """The threads to use: `threads`, or what NNFAST_NUM_THREADS or OMP_NUM_THREADS says, or the processors there are.
+
+    Raises ValueError where NNFAST_NUM_THREADS is no positive integer.
+    """
+    if threads is not None:
+        return threads
+    for variable in VARIABLES:
+        text = os.environ.get(variable, "")
+        if text.isdecimal() and 1 <= int(text) <= MAX_THREADS:
+            return int(text)
+        if text and variable == VARIABLES[0]:
+            raise ValueError(f"{variable} must be an integer in 1..{MAX_THREADS}, got {text!r}")
+    return processor_count()
+
+
+def processor_count() -> int:
+    """The processors that this process may use: those it is bound to, or fewer where a container's quota says so."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    try:
+        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        count = min(count, max(1, -(-int(quota) // int(period))))
+    except (OSError, ValueError):  # no such file, or "max": no quota
+        pass
+    return count
+
+
+@contextmanager
+def fair_share(count: int) -> Iterator[int]:
+    """`count` threads, divided by the computations of this process that run now."""
+    global _running
+    with _lock:
+        _running += 1
+        share = max(1, count // _running)
+    try:
+        yield share
+    finally:
+        with _lock:
+            _running -= 1
+
+
+def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
+    """Call function(number, count) for number = 0, ..., count - 1, each in a thread of its own; return when all have.
+
+    The threads may wait for each other: they start together or not at all. Where the system gives no more of them,
+    there are fewer, and each is told so. Ctrl-C waits until all are done.
+    """
+    if count == 1:
+        function(0, 1)
+        return
+    gate = threading.Event()
+    started: list[threading.Thread] = []
+    team = 0  # nobody, until all are there
+
+    def work(number: int) -> None:
+        gate.wait()
+        if number < team:
+            function(number, team)
+
+    try:
+        for number in range(count):
+            thread = threading.Thread(target=work, args=(number,), daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:  # "can't start new thread"
+                break
+            started.append(thread)
+        team = len(started)
+    finally:
+        gate.set()
+        _join(started)
+    if not started:
+        function(0, 1)
+
+
+def _join(threads: list[threading.Thread]) -> None:
+    interruption = None
+    for thread in threads:
+        while thread.is_alive():
+            try:
+                thread.join()
+            except KeyboardInterrupt as error:
+                interruption = error
+    if interruption:
+        raise interruption
