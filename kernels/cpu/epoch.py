@@ -83,10 +83,10 @@ def run_steps(
             continue
         divisor = 1.0 if job[SUM_REDUCTION] or mode == EVALUATE else totals[k]
         step = job[FIRST_STEP] + k
-        groups = (n + ROW_GROUP - 1) // ROW_GROUP
-        end = min(n, groups * (thread + 1) // threads * ROW_GROUP)
-        for first in range(groups * thread // threads * ROW_GROUP, end, job[BLOCK]):
-            last = min(first + job[BLOCK], end)
+        group, next_group = share((n + ROW_GROUP - 1) // ROW_GROUP, thread, threads)
+        last, end = group * ROW_GROUP, min(n, next_group * ROW_GROUP)
+        while last < end:
+            first, last = last, min(last + job[BLOCK], end)
             gather(job, settings, rows[first:last], operations[-1, OUTPUT_SIZE], workspace, first)
             forward(operations, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed, step)
             output_loss(operations, job, constants, zeros, parameters, workspace, row_losses, first, last, divisor)
@@ -126,6 +126,8 @@ def run_steps(
 @helper
 def share(count, thread, threads):
     """Where this thread's share of `count` things begins and ends."""
+    if threads == 1:  # small networks feel a division
+        return 0, count
     return count * thread // threads, count * (thread + 1) // threads
 
 
@@ -153,7 +155,6 @@ def part(vector, offset, size, first, last):
 @helper
 def forward(operations, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed, step):
     """Every layer's outputs; for the last layer only the product, whose bias and activation belong to the loss."""
-    lanes = job[LANES]
     for index in range(len(operations)):
         op = operations[index]
         kind, size = op[KIND], op[OUTPUT_SIZE]
@@ -174,6 +175,7 @@ def forward(operations, job, constants, zeros, parameters, workspace, pack, firs
             else:
                 copy(inputs, z)
         else:
+            lanes = job[LANES]
             begin, end = first // lanes, (last + lanes - 1) // lanes
             if kind == IMAGES:
                 call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n, begin, end))
@@ -216,14 +218,15 @@ def backward(
 
     with_parameters: whether the block's share of the parameters' gradients is added at once.
     """
-    lanes = job[LANES]
-    begin, end = first // lanes, (last + lanes - 1) // lanes
     for index in range(len(operations) - 1, -1, -1):
         op = operations[index]
         kind, size = op[KIND], op[OUTPUT_SIZE]
+        begin, end = first, last
+        if kind >= IMAGES:
+            begin, end = first // job[LANES], (last + job[LANES] - 1) // job[LANES]
         delta = part(workspace, op[GRADIENT], size, first, last)
         if kind <= IMAGES and op[DERIVATIVE] >= 0:
-            start, rows = (begin * lanes, (end - begin) * lanes) if kind == IMAGES else (first, last - first)
+            start, rows = (begin * job[LANES], (end - begin) * job[LANES]) if kind == IMAGES else (first, last - first)
             call_void(
                 op[DERIVATIVE],
                 (

@@ -23,8 +23,8 @@ logger = logging.getLogger("nnfast")
 FLOPS_PER_THREAD = 1_000_000
 
 # What a block of rows needs on its way stays in a part of the second-level cache.
-BLOCK_BYTES = 2**18
-BLOCK_ROWS = 64  # fewer do not repay reading the weights again
+BLOCK_BYTES = 2**19
+BLOCK_ROWS = 256  # fewer do not repay reading the weights again
 
 
 class NumbaBackend(Backend):
