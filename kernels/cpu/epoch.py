@@ -6,7 +6,8 @@ batch size, activation, optimizer or seed compiles nothing here. dtype alone doe
 Every thread of a stretch makes the same call and does its share of each step, in two parts. First the batch is shared
 by rows: gather, forward, loss and the way back to every layer's delta, block by block of rows, so that what a block
 needs stays in the cache. Then the parameters are shared: gradient, penalties and update. No number depends on how much
-is shared or where: rows do not meet before the weights' gradients, which add them up in their order.
+is shared or where: rows do not meet before the weights' gradients, which add them up in their order. Only a batch
+normalisation needs all rows on the way: it divides the operations into segments, between which the threads wait.
 """
 
 from __future__ import annotations
@@ -16,30 +17,34 @@ import math
 import numpy as np
 
 from .barrier import wait
+from .batch_norm import BATCH, RUNNING, TRAINING
 from .calls import call_void, unowned
 from .compilation import helper, kernel
-from .philox import dropout
+from .philox import dropout, dropout_in_groups
 from .products import inputs_product, narrow_weights_product, outputs_product, weights_product
 
 # Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
 # others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
-# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. Names of functions are
-# addresses of kernels (see formulas.py, images.py), those with ROW of the row that such a kernel reads.
+# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows are
+# stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
+# images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
+# normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
 (
     KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
-    INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES,
+    INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
     FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
-    MASK, THRESHOLD, LAYER, COLUMNS,
-) = range(29)  # fmt: skip
-DENSE, DROPOUT, IMAGES, INTERLEAVE, DEINTERLEAVE = range(5)
+    STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
+) = range(35)  # fmt: skip
+# What an operation is. WINDOW: a convolution or pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back.
+DENSE, DROPOUT, WINDOW, BATCH_NORM, INTERLEAVE, DEINTERLEAVE = range(6)
 
 # The job vector (int64): addresses of kernels and of the source's arrays, offsets of the batch in the workspace. BLOCK:
-# rows that are taken through the network at once. LANES: images in a group.
+# rows that are taken through the network at once.
 (
     GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, GIVE_WAY,
     SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
-    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, LANES, JOB_SIZE,
-) = range(22)  # fmt: skip
+    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
+) = range(21)  # fmt: skip
 TRAIN, GRADIENT_ONLY, EVALUATE = 0, 1, 2
 
 # Settings (float64).
@@ -50,14 +55,14 @@ ROW_GROUP = 16  # threads and blocks begin at multiples of so many rows: whole g
 
 @kernel
 def run_steps(
-    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, workspace, row_losses, penalties,
-    pack, order, bounds, values, totals, losses, outputs, barrier, thread, threads,
+    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, state, workspace, row_losses,
+    penalties, pack, order, bounds, values, totals, losses, outputs, barrier, thread, threads,
 ):  # fmt: skip
     """Run bounds.size - 1 steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
 
     operations: (n_operations, COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
     seed: uint64, of the dropout masks. constants: of all formulas. zeros: stands for the bias of a layer without one.
-    parameters, gradient: (n_parameters,). slots: all optimizer slots, flat. workspace: see nnfast.plan.
+    parameters, gradient: (n_parameters,). slots: all optimizer slots, flat. state, workspace: see nnfast.plan.
     row_losses: (n_rows,) float64; penalties: (all weights' rows,) float64. pack: (products.PACK_SIZE,), of this
     thread alone. values: (n_steps, n) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
     totals: (n_steps,) float64, the sums of the steps' sample weights; a step of 0 changes nothing.
@@ -69,6 +74,7 @@ def run_steps(
     operations, job, constants, zeros = unowned(operations), unowned(job), unowned(constants), unowned(zeros)
     parameters, gradient, slots = unowned(parameters), unowned(gradient), unowned(slots)
     workspace, order, values, pack = unowned(workspace), unowned(order), unowned(values), unowned(pack)
+    state = unowned(state)
     row_losses, penalties = unowned(row_losses), unowned(penalties)
     mode, give_way = job[MODE], job[GIVE_WAY]
     is_penalized = settings[ALPHA] != 0.0 or settings[L1] != 0.0
@@ -84,20 +90,51 @@ def run_steps(
         divisor = 1.0 if job[SUM_REDUCTION] or mode == EVALUATE else totals[k]
         step = job[FIRST_STEP] + k
         group, next_group = share((n + ROW_GROUP - 1) // ROW_GROUP, thread, threads)
-        last, end = group * ROW_GROUP, min(n, next_group * ROW_GROUP)
-        while last < end:
-            first, last = last, min(last + job[BLOCK], end)
-            gather(job, settings, rows[first:last], operations[-1, OUTPUT_SIZE], workspace, first)
-            forward(operations, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed, step)
-            output_loss(operations, job, constants, zeros, parameters, workspace, row_losses, first, last, divisor)
-            if mode == EVALUATE:
+        own, end = group * ROW_GROUP, min(n, next_group * ROW_GROUP)
+        if own < end:
+            gather(job, settings, rows[own:end], operations[-1, OUTPUT_SIZE], workspace, own)
+        segment, next_segment = 0, 0
+        while next_segment < len(operations):
+            segment, next_segment = next_segment, segment_end(operations, next_segment)
+            if operations[segment, KIND] == BATCH_NORM:
+                wait(barrier, threads, give_way)
+                statistics(operations[segment], constants, workspace, state, n, mode, thread, threads)
+                wait(barrier, threads, give_way)
+            last = own
+            while last < end:
+                first, last = last, min(last + job[BLOCK], end)
+                forward(
+                    operations, segment, next_segment, job, constants, zeros, parameters, workspace, pack, first, last,
+                    n, mode, seed, step,
+                )  # fmt: skip
+                if next_segment < len(operations):
+                    continue
+                output_loss(operations, job, constants, zeros, parameters, workspace, row_losses, first, last, divisor)
+                if mode != EVALUATE:
+                    backward(
+                        operations, segment, next_segment, job, constants, parameters, gradient, workspace, pack,
+                        first, last, n, mode, threads == 1,
+                    )  # fmt: skip
+                    continue
                 size = operations[-1, OUTPUT_SIZE]
-                block = workspace[operations[-1, OUTPUTS] + first * size : operations[-1, OUTPUTS] + last * size]
+                block = part(workspace, operations[-1, OUTPUTS], size, first, last)
                 copy(block, outputs[bounds[k] + first : bounds[k] + last].reshape(-1))
-                continue
-            backward(
-                operations, job, constants, parameters, gradient, workspace, pack, first, last, n, mode, threads == 1
-            )
+        while mode != EVALUATE and operations[segment, KIND] == BATCH_NORM:
+            op = operations[segment]
+            wait(barrier, threads, give_way)
+            sums(op, gradient, workspace, n, thread, threads)
+            wait(barrier, threads, give_way)
+            if segment == 0:
+                break
+            segment, next_segment = segment_start(operations, segment), segment
+            last = own
+            while last < end:
+                first, last = last, min(last + job[BLOCK], end)
+                normalisation_backward(op, parameters, gradient, workspace, n, first, last)
+                backward(
+                    operations, segment, next_segment, job, constants, parameters, gradient, workspace, pack, first,
+                    last, n, mode, threads == 1,
+                )  # fmt: skip
         wait(barrier, threads, give_way)
         loss = total(row_losses[:n]) if thread == 0 else 0.0
         if mode == EVALUATE:
@@ -153,37 +190,104 @@ def part(vector, offset, size, first, last):
 
 
 @helper
-def forward(operations, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed, step):
-    """Every layer's outputs; for the last layer only the product, whose bias and activation belong to the loss."""
-    for index in range(len(operations)):
+def segment_end(operations, index):
+    """The next batch normalisation after `index`, or the end."""
+    index += 1
+    while index < len(operations) and operations[index, KIND] != BATCH_NORM:
+        index += 1
+    return index
+
+
+@helper
+def segment_start(operations, index):
+    """The next batch normalisation before `index`, or the beginning."""
+    index -= 1
+    while index > 0 and operations[index, KIND] != BATCH_NORM:
+        index -= 1
+    return max(index, 0)
+
+
+@helper
+def statistics(op, constants, workspace, state, n, mode, thread, threads):
+    """The means and deviations that a batch normalisation uses, for a thread's share of its channels."""
+    start, stop = share(op[CHANNELS], thread, threads)
+    whose = TRAINING if mode == TRAIN else BATCH if mode == GRADIENT_ONLY else RUNNING
+    n *= op[PIXELS]
+    call_void(op[STATISTICS], (op[FORWARD_ROW], constants[op[MOMENTUM] :], workspace, state, n, whose, start, stop))
+
+
+@helper
+def sums(op, gradient, workspace, n, thread, threads):
+    """The gradients of a batch normalisation's gamma and beta, for a thread's share of its channels."""
+    start, stop = share(op[CHANNELS], thread, threads)
+    call_void(op[SUMS], (op[FORWARD_ROW], gradient, workspace, n * op[PIXELS], start, stop))
+
+
+@helper
+def normalisation_backward(op, parameters, gradient, workspace, n, first, last):
+    """dLoss/dx of a batch normalisation, for a block of rows."""
+    if op[INPUT_GRADIENT] >= 0:
+        begin, rows = in_groups(op, first, last)
+        groups = begin * op[PIXELS] // op[GROUP], (begin + rows) * op[PIXELS] // op[GROUP]
+        call_void(op[BACKWARD], (op[FORWARD_ROW], parameters, gradient, workspace, n * op[PIXELS], *groups))
+
+
+@helper
+def forward(
+    operations, segment, segment_end, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed,
+    step,
+):  # fmt: skip
+    """The outputs of a segment's layers; for the last layer only the product: its bias and activation are the loss's."""
+    for index in range(segment, segment_end):
         op = operations[index]
         kind, size = op[KIND], op[OUTPUT_SIZE]
         inputs = part(workspace, op[INPUTS], op[INPUT_SIZE], first, last)
         z = part(workspace, op[Z], size, first, last)
+        bias, begin, rows = zeros, first, last - first
         if kind == DENSE:
             W = parameters[op[WEIGHTS] : op[WEIGHTS] + op[INPUT_SIZE] * size]
-            outputs_product(job[MULTIPLY], pack, inputs, W, z, last - first, op[INPUT_SIZE], size)
-            if index < len(operations) - 1:
-                bias = zeros if op[BIAS] < 0 else parameters[op[BIAS] :]
-                outputs = workspace[op[OUTPUTS] + first * size :]
-                call_void(op[VALUE], (z, bias, outputs, constants[op[CONSTANTS] :], last - first, size))
+            outputs_product(job[MULTIPLY], pack, inputs, W, z, rows, op[INPUT_SIZE], size)
+            if op[BIAS] >= 0:
+                bias = parameters[op[BIAS] :]
         elif kind == DROPOUT:
-            if mode == TRAIN:
+            if mode != TRAIN:
+                begin, rows = in_groups(op, first, last)
+                copy(part(workspace, op[INPUTS], size, begin, begin + rows), workspace[op[Z] + begin * size :])
+            elif op[GROUP] == 1:
                 mask = part(workspace, op[MASK], size, first, last)
                 scale = constants[op[CONSTANTS]]
                 dropout(inputs, z, mask, first * size, seed, step, op[LAYER], np.uint64(op[THRESHOLD]), scale)
             else:
-                copy(inputs, z)
+                begin, rows = in_groups(op, first, last)
+                dropout_in_groups(
+                    workspace[op[INPUTS] :], workspace[op[Z] :], workspace[op[MASK] :], size, op[GROUP], begin,
+                    begin + rows, seed, step, op[LAYER], np.uint64(op[THRESHOLD]), constants[op[CONSTANTS]],
+                )  # fmt: skip
         else:
-            lanes = job[LANES]
-            begin, end = first // lanes, (last + lanes - 1) // lanes
-            if kind == IMAGES:
-                call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n, begin, end))
-                if op[VALUE] >= 0:
-                    z, outputs = workspace[op[Z] + begin * lanes * size :], workspace[op[OUTPUTS] + begin * lanes * size :]
-                    call_void(op[VALUE], (z, zeros, outputs, constants[op[CONSTANTS] :], (end - begin) * lanes, size))
+            begin, rows = in_groups(op, first, last)
+            groups = begin // op[GROUP], (begin + rows) // op[GROUP]
+            if kind == INTERLEAVE:
+                call_void(op[FORWARD], (workspace[op[INPUTS] :], workspace[op[OUTPUTS] :], n, size, 0, *groups))
+            elif kind == DEINTERLEAVE:
+                call_void(op[FORWARD], (workspace[op[INPUTS] :], workspace[op[OUTPUTS] :], n, size, *groups))
+            elif kind == WINDOW:
+                call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n, *groups))
             else:
-                call_void(op[FORWARD], (workspace[op[INPUTS] :], workspace[op[OUTPUTS] :], n, size, begin, end))
+                groups = begin * op[PIXELS] // op[GROUP], (begin + rows) * op[PIXELS] // op[GROUP]
+                call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n * op[PIXELS], *groups))
+        if op[VALUE] >= 0:
+            z, outputs = workspace[op[Z] + begin * size :], workspace[op[OUTPUTS] + begin * size :]
+            call_void(op[VALUE], (z, bias, outputs, constants[op[CONSTANTS] :], rows, size))
+
+
+@helper
+def in_groups(op, first, last):
+    """The first row and the number of rows of the groups that hold the rows first..last-1."""
+    group = op[GROUP]
+    if group == 1:
+        return first, last - first
+    begin = first // group * group
+    return begin, (last + group - 1) // group * group - begin
 
 
 @helper
@@ -212,51 +316,42 @@ def output_loss(operations, job, constants, zeros, parameters, workspace, row_lo
 
 @helper
 def backward(
-    operations, job, constants, parameters, gradient, workspace, pack, first, last, n, mode, with_parameters
+    operations, segment, segment_end, job, constants, parameters, gradient, workspace, pack, first, last, n, mode,
+    with_parameters,
 ):  # fmt: skip
-    """Backpropagation: from dLoss/dz of the last layer to that of every layer, for a block of rows.
+    """Backpropagation through a segment, for a block of rows: from dLoss/dz of the last layer to that of every layer.
 
-    with_parameters: whether the block's share of the parameters' gradients is added at once.
+    with_parameters: whether the block's share of the parameters' gradients is added at once. Of a batch normalisation,
+    which begins a segment, only the activation is passed.
     """
-    for index in range(len(operations) - 1, -1, -1):
+    for index in range(segment_end - 1, segment - 1, -1):
         op = operations[index]
         kind, size = op[KIND], op[OUTPUT_SIZE]
-        begin, end = first, last
-        if kind >= IMAGES:
-            begin, end = first // job[LANES], (last + job[LANES] - 1) // job[LANES]
-        delta = part(workspace, op[GRADIENT], size, first, last)
-        if kind <= IMAGES and op[DERIVATIVE] >= 0:
-            start, rows = (begin * job[LANES], (end - begin) * job[LANES]) if kind == IMAGES else (first, last - first)
-            call_void(
-                op[DERIVATIVE],
-                (
-                    workspace[op[Z] + start * size :],
-                    workspace[op[OUTPUTS] + start * size :],
-                    workspace[op[GRADIENT] + start * size :],
-                    constants[op[CONSTANTS] :],
-                    rows,
-                    size,
-                ),
-            )
+        begin, rows = in_groups(op, first, last)
+        delta = part(workspace, op[GRADIENT], size, begin, begin + rows)
+        if op[DERIVATIVE] >= 0:
+            z, outputs = workspace[op[Z] + begin * size :], workspace[op[OUTPUTS] + begin * size :]
+            call_void(op[DERIVATIVE], (z, outputs, delta, constants[op[CONSTANTS] :], rows, size))
+        if kind == BATCH_NORM:
+            return
         if with_parameters:
             add_gradients(op, job, gradient, workspace, pack, first, last, 0, 1)
         if op[INPUT_GRADIENT] < 0:
             continue
-        dx = part(workspace, op[INPUT_GRADIENT], op[INPUT_SIZE], first, last)
+        dx = workspace[op[INPUT_GRADIENT] + begin * op[INPUT_SIZE] :]
+        groups = begin // op[GROUP], (begin + rows) // op[GROUP]
         if kind == DENSE:
             W_transposed = workspace[op[WEIGHTS_TRANSPOSED] : op[WEIGHTS_TRANSPOSED] + op[INPUT_SIZE] * size]
-            inputs_product(job[MULTIPLY], pack, delta, W_transposed, dx, last - first, op[INPUT_SIZE], size)
+            inputs_product(job[MULTIPLY], pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size)
         elif kind == DROPOUT:
             if mode == TRAIN:
-                multiply(delta, part(workspace, op[MASK], size, first, last), dx)
+                multiply(delta, workspace[op[MASK] + begin * size :], dx)
             else:
                 copy(delta, dx)
-        elif kind == IMAGES:
-            call_void(op[BACKWARD], (op[BACKWARD_ROW], parameters, gradient, workspace, n, begin, end))
-        else:
-            call_void(
-                op[BACKWARD], (workspace[op[GRADIENT] :], workspace[op[INPUT_GRADIENT] :], n, size, begin, end)
-            )  # fmt: skip
+        elif kind == WINDOW:
+            call_void(op[BACKWARD], (op[BACKWARD_ROW], parameters, gradient, workspace, n, *groups))
+        else:  # DEINTERLEAVE: the gradient is interleaved
+            call_void(op[BACKWARD], (workspace[op[GRADIENT] :], workspace[op[INPUT_GRADIENT] :], n, size, 1, *groups))
 
 
 @helper
@@ -268,16 +363,14 @@ def add_gradients(op, job, gradient, workspace, pack, first, last, thread, threa
     start, stop = share(rows, thread, threads)
     W_gradient = gradient[op[WEIGHTS] : op[WEIGHTS] + rows * columns]
     adds = 1 if first > 0 else 0
-    if op[KIND] == IMAGES:
+    if op[KIND] == WINDOW:
         if not adds:
             W_gradient[start * columns : stop * columns] = 0
             if start == 0 and op[BIAS] >= 0:
                 gradient[op[BIAS] : op[BIAS] + op[BIAS_SIZE]] = 0
-        begin, end = first // job[LANES], (last + job[LANES] - 1) // job[LANES]
         if start < stop:
-            call_void(
-                op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], gradient, workspace, begin, end, start, stop)
-            )  # fmt: skip
+            groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
+            call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], gradient, workspace, *groups, start, stop))
         return
     n = last - first
     x = part(workspace, op[INPUTS], rows, first, last)

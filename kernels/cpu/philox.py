@@ -16,29 +16,36 @@ _PURPOSE = np.uint64(Purpose.DROPOUT << 24)
 
 
 @helper
+def words_of(block, seed, step, layer):
+    """The four words of counter (block, step, layer)."""
+    step_word = np.uint64(step)
+    c0 = np.uint64(block) & _LOW
+    c1 = step_word & _LOW
+    c2 = step_word >> _SHIFT
+    c3 = _PURPOSE | np.uint64(layer)
+    k0 = seed & _LOW
+    k1 = seed >> _SHIFT
+    for _ in range(PHILOX_ROUNDS):
+        product0 = c0 * _M0
+        product1 = c2 * _M1
+        c0 = (product1 >> _SHIFT) ^ c1 ^ k0
+        c1 = product1 & _LOW
+        c2 = (product0 >> _SHIFT) ^ c3 ^ k1
+        c3 = product0 & _LOW
+        k0 = (k0 + _W0) & _LOW
+        k1 = (k1 + _W1) & _LOW
+    return c0, c1, c2, c3
+
+
+@helper
 def dropout(inputs, outputs, mask, first, seed, step, layer, threshold, scale):
     """outputs = inputs * mask, where mask is 0 for words below the threshold and `scale` elsewhere.
 
     inputs, outputs, mask: 1-D, equally long: the elements of a batch from number `first` on, a multiple of 4.
     Element e of the batch takes word e % 4 of counter (e // 4, step, layer).
     """
-    step_word = np.uint64(step)
     for block in range((inputs.size + 3) // 4):
-        c0 = np.uint64(first // 4 + block) & _LOW
-        c1 = step_word & _LOW
-        c2 = step_word >> _SHIFT
-        c3 = _PURPOSE | np.uint64(layer)
-        k0 = seed & _LOW
-        k1 = seed >> _SHIFT
-        for _ in range(PHILOX_ROUNDS):
-            product0 = c0 * _M0
-            product1 = c2 * _M1
-            c0 = (product1 >> _SHIFT) ^ c1 ^ k0
-            c1 = product1 & _LOW
-            c2 = (product0 >> _SHIFT) ^ c3 ^ k1
-            c3 = product0 & _LOW
-            k0 = (k0 + _W0) & _LOW
-            k1 = (k1 + _W1) & _LOW
+        c0, c1, c2, c3 = words_of(first // 4 + block, seed, step, layer)
         for word in range(4):
             e = 4 * block + word
             if e < inputs.size:
@@ -46,3 +53,21 @@ def dropout(inputs, outputs, mask, first, seed, step, layer, threshold, scale):
                 kept = drawn >= threshold
                 mask[e] = scale if kept else scale - scale
                 outputs[e] = inputs[e] * mask[e]
+
+
+@helper
+def dropout_in_groups(inputs, outputs, mask, size, group, begin, end, seed, step, layer, threshold, scale):
+    """The same for the rows begin..end-1 of `size` elements, stored in groups (see images.py)."""
+    for row in range(begin, end):
+        place = row // group * group * size + row % group
+        block = -1
+        for j in range(size):
+            e = row * size + j
+            if e // 4 != block:
+                block = e // 4
+                c0, c1, c2, c3 = words_of(block, seed, step, layer)
+            word = e % 4
+            drawn = c0 if word == 0 else c1 if word == 1 else c2 if word == 2 else c3
+            mask[place] = scale if drawn >= threshold else scale - scale
+            outputs[place] = inputs[place] * mask[place]
+            place += group

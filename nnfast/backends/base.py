@@ -19,7 +19,7 @@ from ..plan import BatchNormOperation, ConvolutionOperation, Plan, PoolingOperat
 Vector = NDArray[np.floating]
 
 # Temporary: the programs that have no image operations and no BatchNorm yet.
-_WITHOUT_IMAGES = {"NumbaProgram": "numba", "CudaProgram": "cuda"}
+_WITHOUT_IMAGES = {"CudaProgram": "cuda"}
 
 
 @dataclass(frozen=True)

@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import DenseOperation, DropoutOperation, Plan
-from ..random import dropout_threshold
+from ..plan import Plan
 from ..threads import fair_share, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
+from .numba_table import Table
 
 logger = logging.getLogger("nnfast")
 
@@ -65,7 +65,7 @@ class NumbaProgram(HostProgram):
         self._row_losses = np.zeros(plan.rows)
         self._packs = np.zeros((threads, products.PACK_SIZE), dtype)
         self._barrier_size = barrier.SIZE
-        self._kernels: list[Any] = []
+        self._kept: list[Any] = []
         with announced(dtype):
             self._operations, self._constants, self._job = self._tables()
         self._settings = np.zeros(epoch.SETTINGS_SIZE)
@@ -78,44 +78,12 @@ class NumbaProgram(HostProgram):
         epoch, formulas, plan, recipe = self._epoch, self._formulas, self.plan, self.recipe
         from ..kernels.cpu import barrier, products
 
-        operations = np.full((len(plan.operations), epoch.COLUMNS), -1, dtype=np.int64)
-        constants: list[float] = []
-        workspace_size, weight_rows = plan.workspace_size, 0
-        for row, op in zip(operations, plan.operations, strict=True):
-            row[epoch.INPUT_SIZE], row[epoch.OUTPUT_SIZE] = op.inputs.shape[1], op.outputs.shape[1]
-            row[epoch.INPUTS], row[epoch.OUTPUTS] = op.inputs.offset, op.outputs.offset
-            row[epoch.GRADIENT] = op.gradient.offset
-            row[epoch.INPUT_GRADIENT] = op.input_gradient.offset if op.input_gradient else -1
-            row[epoch.CONSTANTS] = len(constants)
-            if isinstance(op, DenseOperation):
-                activation = op.layer.function
-                row[epoch.KIND] = epoch.DENSE
-                row[epoch.WEIGHTS] = op.weights.offset
-                row[epoch.WEIGHT_ROWS], row[epoch.WEIGHT_COLUMNS] = op.weights.shape
-                if op.bias:
-                    row[epoch.BIAS], row[epoch.BIAS_SIZE] = op.bias.offset, op.bias.size
-                row[epoch.PENALTIES] = weight_rows
-                weight_rows += op.weights.shape[0]
-                if op.input_gradient:
-                    row[epoch.WEIGHTS_TRANSPOSED] = workspace_size
-                    workspace_size += op.weights.size
-                if products.is_narrow(*op.weights.shape, recipe.dtype):
-                    row[epoch.NARROW] = workspace_size
-                    workspace_size += op.weights.size
-                row[epoch.Z] = op.z.offset
-                constants.extend(activation.constant_values)
-                if op is not plan.output:
-                    row[epoch.VALUE] = self._address(formulas.value_kernel(activation, recipe.dtype))
-                    row[epoch.DERIVATIVE] = self._address(formulas.derivative_kernel(activation, recipe.dtype))
-            elif isinstance(op, DropoutOperation):
-                row[epoch.KIND] = epoch.DROPOUT
-                row[epoch.Z] = op.outputs.offset
-                row[epoch.MASK] = op.mask.offset
-                row[epoch.THRESHOLD] = dropout_threshold(op.layer.rate)
-                row[epoch.LAYER] = op.layer_index
-                constants.append(1 / (1 - op.layer.rate))
-        self._workspace = np.zeros(workspace_size, recipe.dtype)
-        self._penalties = np.zeros(weight_rows)
+        table = Table(plan, recipe.dtype)
+        operations = table.rows()
+        constants = table.constants
+        self._kept = table.kept
+        self._workspace = np.zeros(table.workspace_size, recipe.dtype)
+        self._penalties = np.zeros(table.weight_rows)
         job = np.zeros(epoch.JOB_SIZE, dtype=np.int64)
         output = plan.output.layer.function
         job[epoch.LOSS_CONSTANTS] = len(constants)
@@ -130,11 +98,10 @@ class NumbaProgram(HostProgram):
         job[epoch.BATCH_TARGETS] = plan.targets.offset
         job[epoch.BATCH_WEIGHTS] = plan.sample_weight.offset
         job[epoch.BLOCK] = block_rows(plan, recipe.dtype, epoch.ROW_GROUP)
-        job[epoch.LANES] = 1
         return operations, np.array([*constants, 0.0], recipe.dtype), job
 
     def _address(self, compiled: Any) -> int:
-        self._kernels.append(compiled)
+        self._kept.append(compiled)
         address: int = compiled.address
         return address
 
@@ -183,9 +150,9 @@ class NumbaProgram(HostProgram):
         def run_steps(thread: int, threads: int) -> None:
             epoch.run_steps(
                 self._operations, job, self._settings, np.uint64(self.recipe.seed), self._constants, self._zeros,
-                self._parameters, self._gradient, self._slots.reshape(-1), self._workspace, self._row_losses,
-                self._penalties, self._packs[thread], order, bounds, values, totals, losses, outputs, barrier,
-                thread, threads,
+                self._parameters, self._gradient, self._slots.reshape(-1), self._state, self._workspace,
+                self._row_losses, self._penalties, self._packs[thread], order, bounds, values, totals, losses,
+                outputs, barrier, thread, threads,
             )  # fmt: skip
 
         with announced(dtype), fair_share(self._threads) as threads:
@@ -238,6 +205,8 @@ class NumbaProgram(HostProgram):
 
 def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
     """How many rows at once go through the network: whole groups, whose arrays fit into BLOCK_BYTES together."""
+    if plan.image_operations:  # the arrays of images are large, their weights few
+        return group
     row_bytes = plan.workspace_size // plan.rows * dtype.itemsize
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
