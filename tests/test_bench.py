@@ -89,7 +89,7 @@ def test_the_table_has_a_line_for_every_backend(capsys: pytest.CaptureFixture[st
     lines = capsys.readouterr().out.splitlines()
     (heading,) = [index for index, line in enumerate(lines) if line.startswith("workload")]
     rows = lines[heading + 1 :]
-    assert rows[0].split()[:4] == ["xor", "3-4-2", "4", "numpy"]
+    assert rows[0].split()[:4] == ["xor", "3-4-1", "4", "numpy"]
     assert [row.split()[-5] for row in rows] == [
         name for name in ("numpy", "numba", "cuda") if unavailable(name) is None
     ]
