@@ -1,0 +1,161 @@
+"""Equal work first, figures after: verifies every peer against nnfast's reference, then times them in turn."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import os
+import statistics
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnfast.backends import Recipe, Source, get_backend
+from nnfast.bench import DifferentResultsError
+from nnfast.workloads import Workload
+
+from . import HOME
+from .blas import FLOPS
+from .peer import epoch_losses
+from .workers import Cannot, Trained, Worker
+
+MEASURED_SECONDS = 0.2  # a measurement takes at least so long: short trainings are repeated
+
+# How far a peer, in float32, may be from nnfast's numpy backend in float64, from the same weights, rows and orders.
+# Rounding gives 1e-5, 3e-7 and, after a whole stretch, 3e-4; where it carries one z of a ReLU over zero, more.
+TOLERANCES = {
+    "change": 2e-2,  # of the parameters by the first steps, before rounding grows: |a - b| / |b|
+    "losses": 1e-3,  # the mean of every epoch, as the peer reports it: max |a - b| / |b|
+    "final loss": 1e-3,  # over all rows, of the peer's last parameters, computed by the reference: |a - b| / |b|
+}
+
+
+class Reference:
+    """The numpy backend's training in float64, from the same initial weights."""
+
+    def __init__(self, workload: Workload, recipe: Recipe) -> None:
+        self.workload = workload
+        self._source = Source(*workload.arrays())
+        self._program = get_backend("numpy").compile(
+            workload.plan(), dataclasses.replace(recipe, dtype=np.dtype(np.float64))
+        )
+        self._program.bind(self._source)
+        self._initial = workload.initial_parameters()
+        self._program.parameters = self._initial
+        rates = np.full(workload.steps, recipe.optimizer.learning_rate)
+        self.losses = epoch_losses(workload, self._program.run(*workload.stretch(), rates, 0))
+        self._parameters = self._program.parameters
+        self._final_loss = self._program.evaluate(self._source)[0]
+
+    def differences(self, trained: Trained) -> dict[str, float]:
+        """How far a peer is from here, named and measured as in TOLERANCES."""
+        self._program.parameters = trained.parameters
+        with np.errstate(all="ignore"):  # what is NaN or infinite is found by comparing with the tolerance
+            final_loss = self._program.evaluate(self._source)[0]
+            return {
+                "change": _norm(trained.parameters - self._parameters) / _norm(self._parameters - self._initial),
+                "losses": float((abs(trained.losses - self.losses) / abs(self.losses)).max()),
+                "final loss": abs(final_loss - self._final_loss) / abs(self._final_loss),
+            }
+
+
+def _norm(vector: NDArray[Any]) -> float:
+    return float(np.linalg.norm(vector))
+
+
+@functools.lru_cache(maxsize=4)  # peers of one workload come one after the other
+def reference(workload: Workload, recipe: Recipe) -> Reference:
+    return Reference(workload, recipe)
+
+
+def verify(name: str, first_steps: Trained, whole: Trained) -> dict[str, float]:
+    """The peer's differences from the reference. Raises DifferentResultsError where one is beyond its tolerance.
+
+    After the whole stretch rounding has grown in the parameters, so their change is looked at after the first steps.
+    """
+    first, last = (reference(one.workload, one.recipe).differences(one) for one in (first_steps, whole))
+    differences = last | {"change": first["change"]}
+    for what, difference in differences.items():
+        if not difference <= TOLERANCES[what]:  # so that NaN is refused
+            raise DifferentResultsError(
+                f"{whole.workload.name}: {name} and nnfast's reference differ in their {what} by {difference:.2g}, "
+                f"more than the {TOLERANCES[what]:g} that rounding may cause; it did other work, and is not timed"
+            )
+    return differences
+
+
+def measure(
+    workload: Workload, names: Sequence[str], threads: int, rounds: int, core: int | None, caches: str | None
+) -> dict[str, Any]:
+    """One workload's figures with so many threads, as JSON holds them.
+
+    names: of PEERS. core: to pin every worker to, or None. caches: see workers.environment.
+    """
+    with contextlib.ExitStack() as stack:
+        workers, results, cannot = {}, {}, {}
+        for name in names:
+            worker = stack.enter_context(Worker(name, workload, threads, core, caches))
+            sampled = worker.ask("sample")
+            if isinstance(sampled, Cannot):
+                cannot[name] = sampled.reason
+                continue
+            first_call, first_steps = sampled
+            whole = worker.ask("prepare")
+            workers[name] = worker
+            results[name] = {
+                "first_call_seconds": first_call,
+                "network": whole.workload.sizes,
+                "differences": verify(name, first_steps, whole),
+            }
+        product = stack.enter_context(Worker("blas", workload, threads, core, None))
+        product.ask("prepare_product")
+        in_turn = {**workers, "blas": product}
+        calls = {name: worker.ask("calls_for", MEASURED_SECONDS) for name, worker in in_turn.items()}
+        seconds: dict[str, list[float]] = {name: [] for name in in_turn}
+        for _ in range(rounds):
+            for name, worker in in_turn.items():
+                seconds[name].append(worker.ask("seconds", calls[name]))
+        # Of several threads, those that a library started before its counter was there would be missing
+        counts = {name: worker.ask("instructions") for name, worker in workers.items()} if threads == 1 else {}
+
+    product_rate = FLOPS / statistics.median(seconds["blas"])
+    for name, result in results.items():
+        result |= _figures(workload, seconds[name], counts.get(name), product_rate)
+    rates = {name: result["samples_per_second"] for name, result in results.items()}
+    best = max((rate for name, rate in rates.items() if name != HOME), default=None)
+    return {
+        "name": workload.name,
+        "network": workload.sizes,
+        "rows": workload.rows,
+        "batch_size": workload.batch_size,
+        "epochs": workload.epochs,
+        "flops_per_row": workload.flops_per_row(),
+        "product_gflops": product_rate / 1e9,
+        "results": results,
+        "cannot": cannot,
+        "no_counter": next((count for count in counts.values() if isinstance(count, str)), None),
+        "times_best_peer": rates[HOME] / best if HOME in rates and best else None,
+    }
+
+
+def _figures(workload: Workload, seconds: list[float], count: int | str | None, product_rate: float) -> dict[str, Any]:
+    """A peer's figures from the seconds of its measurements and its count of instructions, if there is one."""
+    rows = workload.rows * workload.epochs
+    median = statistics.median(seconds)
+    flops = workload.flops_per_row() * rows / median
+    return {
+        "seconds": seconds,
+        "samples_per_second": rows / median,
+        "spread": (max(seconds) - min(seconds)) / median,
+        "gflops": flops / 1e9,
+        "of_product": flops / product_rate,
+        "instructions_per_sample": count / rows if isinstance(count, int) else None,
+    }
+
+
+def last_core() -> int | None:
+    """The core that one-thread workers are pinned to; None where the system has no such calls."""
+    return max(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else None

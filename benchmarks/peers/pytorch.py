@@ -1,0 +1,194 @@
+"""PyTorch: eagerly, with torch.optim.Adam, and with the whole step compiled by torch.compile."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn import functional
+
+from nnfast.backends import Recipe
+from nnfast.network import Dense
+from nnfast.optimizers import adamw
+from nnfast.workloads import Workload
+
+from .peer import CannotError, Peer, Place
+
+PILOT_STEPS = 50
+
+ACTIVATIONS: dict[str, Callable[[], nn.Module]] = {
+    "identity": nn.Identity,
+    "sigmoid": nn.Sigmoid,
+    "tanh": nn.Tanh,
+    "relu": nn.ReLU,
+}
+
+
+def _half_squared_error(z: Tensor, y: Tensor) -> Tensor:
+    return functional.mse_loss(z, y, reduction="sum") * (0.5 / len(z))
+
+
+def _sum_squared_error(z: Tensor, y: Tensor) -> Tensor:
+    return functional.mse_loss(torch.sigmoid(z), y, reduction="sum")
+
+
+# The loss of a batch from its outputs' z, for every pair of output activation and loss.
+LOSSES: dict[tuple[str, str], Callable[[Tensor, Tensor], Tensor]] = {
+    ("softmax", "cross_entropy"): functional.cross_entropy,
+    ("identity", "squared_error"): _half_squared_error,
+    ("sigmoid", "sum_squared_error"): _sum_squared_error,
+}
+
+
+def modules_of(place: Place, last: bool) -> list[nn.Module]:
+    """The modules that do what a layer does; the last layer stops at z."""
+    if not isinstance(place.layer, Dense):
+        raise CannotError(f"the PyTorch peers have no {place.layer.kind} layer yet")
+    weights = place.parameters[0]
+    linear: nn.Module = nn.Linear(*weights.shape)
+    return [linear] if last else [linear, ACTIVATIONS[place.layer.function.name]()]
+
+
+def to_torch(array: NDArray[Any]) -> Tensor:
+    """A parameter in PyTorch's layout: nn.Linear holds the transposed weights."""
+    return torch.from_numpy(np.ascontiguousarray(array.T))
+
+
+def from_torch(parameter: Tensor) -> NDArray[Any]:
+    """A parameter in nnfast's layout, flat."""
+    return parameter.detach().numpy().T.reshape(-1)
+
+
+class Torch(Peer):
+    """What both ways of PyTorch share: the module, the rows and the batches' indices as tensors."""
+
+    def __init__(self, workload: Workload, threads: int) -> None:
+        super().__init__(workload, threads)
+        torch.set_num_threads(threads)
+        places = list(self.places())
+        self._initial = [to_torch(array) for place in places for array in place.parameters]
+        self._model = nn.Sequential(*(part for place in places for part in modules_of(place, place is places[-1])))
+        self._loss = LOSSES[workload.output_activation, workload.loss]
+        self._adam = self.adam()
+        self._step_losses = torch.zeros(0)
+        self._x, self._y = torch.from_numpy(self.inputs), torch.from_numpy(self.targets)
+        self._batches = torch.from_numpy(self.order).split(np.diff(self.bounds).tolist())
+
+    def reset(self) -> None:
+        with torch.no_grad():
+            for parameter, initial in zip(self._model.parameters(), self._initial, strict=True):
+                parameter.copy_(initial)
+
+    def losses(self) -> NDArray[Any]:
+        return self._step_losses.numpy()
+
+    def parameters(self) -> NDArray[Any]:
+        return np.concatenate([from_torch(parameter) for parameter in self._model.parameters()])
+
+
+class Eager(Torch):
+    """The loop of PyTorch's tutorials, with that implementation of torch.optim.Adam which is fastest here."""
+
+    @classmethod
+    def recipe(cls, workload: Workload) -> Recipe:
+        """PyTorch's Adam has its epsilon beside the corrected root, as nnfast's adamw has."""
+        recipe = workload.recipe()
+        adam = dict(recipe.optimizer.constants)
+        return dataclasses.replace(recipe, optimizer=adamw(**adam, weight_decay=0.0))
+
+    def __init__(self, workload: Workload, threads: int) -> None:
+        super().__init__(workload, threads)
+        kinds = ({"fused": True}, {"foreach": True}, {"foreach": False})
+        seconds = []
+        for kind in kinds:
+            self._use(kind)
+            self._train(PILOT_STEPS)
+            start = time.perf_counter()
+            self._train(PILOT_STEPS)
+            seconds.append(time.perf_counter() - start)
+        self._use(kinds[int(np.argmin(seconds))])
+        self._train(1)  # creates the optimizer's state
+        self.reset()
+
+    def _use(self, kind: dict[str, bool]) -> None:
+        adam, parameters = self._adam, self._model.parameters()
+        betas = (adam.beta_1, adam.beta_2)
+        self._optimizer = torch.optim.Adam(parameters, adam.learning_rate, betas, adam.epsilon, **kind)
+
+    def reset(self) -> None:
+        super().reset()
+        for state in self._optimizer.state.values():
+            for tensor in state.values():
+                tensor.zero_()
+
+    def train(self) -> None:
+        self._train(len(self._batches))
+
+    def _train(self, steps: int) -> None:
+        losses = []
+        x, y = self._x, self._y
+        for batch in self._batches[:steps]:
+            if not self.full_batch:
+                x, y = self._x.index_select(0, batch), self._y.index_select(0, batch)
+            loss = self._loss(self._model(x), y)
+            loss.backward()
+            self._optimizer.step()
+            self._optimizer.zero_grad()
+            losses.append(loss.detach())
+        self._step_losses = torch.stack(losses)
+
+
+class Compiled(Torch):
+    """Gathering, loss, gradient and Adam in one graph, called through C++: one call a step."""
+
+    def __init__(self, workload: Workload, threads: int) -> None:
+        super().__init__(workload, threads)
+        torch._dynamo.reset()  # the guards of what an earlier workload compiled would be looked at in every call
+        self._state = [torch.zeros_like(parameter) for parameter in self._model.parameters() for _ in range(2)]
+        self._rates = torch.from_numpy(self._adam.rates.astype(np.float32)).unbind()
+        self._step = torch.compile(self._whole_step(), fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+        self._is_compiled = False
+        self.reset()
+
+    def _whole_step(self) -> Callable[..., Tensor]:
+        adam = self._adam
+        parameters = {name: parameter.detach() for name, parameter in self._model.named_parameters()}
+
+        def batch_loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
+            return self._loss(torch.func.functional_call(self._model, parameters, (x,)), y)
+
+        loss_and_gradient = torch.func.grad_and_value(batch_loss)
+        moments = list(zip(self._state[::2], self._state[1::2], strict=True))
+
+        def step(x: Tensor, y: Tensor, batch: Tensor | None, rate: Tensor) -> Tensor:
+            if batch is not None:
+                x, y = x[batch], y[batch]
+            gradient, loss = loss_and_gradient(parameters, x, y)
+            for (m, v), (name, p) in zip(moments, parameters.items(), strict=True):
+                g = gradient[name]
+                m.mul_(adam.beta_1).add_(g, alpha=1 - adam.beta_1)
+                v.mul_(adam.beta_2).addcmul_(g, g, value=1 - adam.beta_2)
+                p.sub_(rate * m / (v.sqrt() + adam.epsilon))
+            return loss
+
+        return step
+
+    def reset(self) -> None:
+        super().reset()
+        for tensor in self._state:
+            tensor.zero_()
+
+    def train(self) -> None:
+        losses = []
+        # Once everything is compiled, nothing that the guards look after can change: they cost a sixth of a short step
+        with torch.no_grad(), torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._is_compiled):
+            for batch, rate in zip(self._batches, self._rates, strict=True):
+                losses.append(self._step(self._x, self._y, None if self.full_batch else batch, rate))
+            self._step_losses = torch.stack(losses)
+        self._is_compiled = True

@@ -1,0 +1,149 @@
+"""The figures of a run as text: lines for a terminal, and Markdown for docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from . import HOME, PEERS
+
+_COLUMNS = "{:<13} {:<17} {:>13} {:>7} {:>9} {:>8} {:>8} {:>11} {:>11}"
+_HEADER = (
+    "workload", "peer", "samples/s", "spread", "of best", "GFLOP/s", "of BLAS", "instr/row", "first call",
+)  # fmt: skip
+BEGIN, END = "<!-- peers: written by python -m benchmarks.peers -->", "<!-- peers: end -->"
+CACHES = (
+    "nnfast compiles its kernels, which serve every network, in the first row, and keeps them on disk for the others."
+)
+
+
+def heading(report: Mapping[str, Any]) -> str:
+    """On what, with what and how."""
+    where = report["environment"]
+    versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    lines = [
+        f"{report['date']}, {where['cpu']}, {where['cores']} cores, load {report['load']:.2f}; {versions}.",
+        f"Training in float32 with Adam. Median of {report['rounds']}, in turn, after equal results were verified.",
+    ]
+    return "\n".join(lines)
+
+
+def mode_heading(mode: Mapping[str, Any]) -> str:
+    """What a mode's figures mean, and the columns' names."""
+    if mode["threads"] == 1:
+        pinned = f"pinned to core {mode['core']}" if mode["core"] is not None else "not pinned: no call for it here"
+        how = f"One thread, {pinned}; processor time."
+    else:
+        how = f"{mode['threads']} threads; time on the wall."
+    return f"\n{how}\n\n{_COLUMNS.format(*_HEADER)}"
+
+
+def workload_lines(row: Mapping[str, Any]) -> str:
+    """A workload's lines of the table."""
+    lines = []
+    best = max(result["samples_per_second"] for result in row["results"].values())
+    first = row["name"]
+    for name, result in row["results"].items():
+        rate = result["samples_per_second"]
+        count = result["instructions_per_sample"]
+        cells = (
+            first, PEERS[name].title, f"{rate:,.0f}", f"{result['spread']:.0%}", f"{rate / best:.2f}",
+            f"{result['gflops']:.3g}", f"{result['of_product']:.0%}", "-" if count is None else f"{count:,.0f}",
+            f"{result['first_call_seconds']:.1f} s",
+        )  # fmt: skip
+        lines.append(_COLUMNS.format(*cells))
+        first = ""
+    lines.extend(f"{'':<13} {PEERS[name].title:<17} - {reason}" for name, reason in row["cannot"].items())
+    return "\n".join(lines)
+
+
+def notes(report: Mapping[str, Any]) -> list[str]:
+    """What the columns do not say."""
+    rows = [row for mode in report["modes"] for row in mode["workloads"]]
+    found = list(report["remarks"])
+    found.extend(_once(f"{PEERS[name].title}: {reason}." for row in rows for name, reason in row["cannot"].items()))
+    found.extend(
+        _once(
+            f"{row['name']}: {PEERS[name].title} has {result['network']}: one output for two classes, the same model."
+            for row in rows
+            for name, result in row["results"].items()
+            if result["network"] != row["network"]
+        )
+    )
+    found.extend(_once(f"No counter of instructions here ({row['no_counter']})." for row in rows if row["no_counter"]))
+    return found
+
+
+def _once(texts: Iterable[str]) -> list[str]:
+    return list(dict.fromkeys(texts))
+
+
+def markdown(report: Mapping[str, Any]) -> str:
+    """The report as Markdown: a table of samples a second for each number of threads, then one of first calls."""
+    parts = [heading(report).replace("\n", " ")]
+    for mode in report["modes"]:
+        threads = "One thread, processor time" if mode["threads"] == 1 else f"{mode['threads']} threads, wall time"
+        parts.append(f"{threads}; samples a second, and in brackets the spread:\n\n{_speeds(mode)}")
+    parts.append(
+        f"Seconds of the first call: importing the library, building, compiling and the first steps. {CACHES}\n\n"
+        + _first_calls(report["modes"][0])
+    )
+    parts.append("\n".join(f"- {note}" for note in notes(report)))
+    return "\n\n".join(part for part in parts if part)
+
+
+def _names(mode: Mapping[str, Any]) -> list[str]:
+    """The peers that did at least one workload, in the order of PEERS."""
+    ran = {name for row in mode["workloads"] for name in row["results"]}
+    return [name for name in PEERS if name in ran]
+
+
+def _speeds(mode: Mapping[str, Any]) -> str:
+    names = _names(mode)
+    rows = []
+    for row in mode["workloads"]:
+        cells = [row["name"], row["network"], f"{row['batch_size']}"]
+        for name in names:
+            result = row["results"].get(name)
+            cells.append(f"{result['samples_per_second']:,.0f} ({result['spread']:.0%})" if result else "-")
+        home = row["results"].get(HOME)
+        ratio = row["times_best_peer"]
+        cells.append("-" if ratio is None else f"{ratio:.2f}")
+        cells.extend((f"{home['gflops']:.3g}", f"{home['of_product']:.0%}") if home else ("-", "-"))
+        counted = home and home["instructions_per_sample"]
+        cells.append(f"{counted:,.0f}" if counted else "-")
+        rows.append(cells)
+    header = ["workload", "network", "batch", *(PEERS[name].title for name in names)]
+    header += [f"{HOME}, times the best peer", f"{HOME}, GFLOP/s", "of BLAS's large product", "instructions a sample"]
+    return _table(header, rows, left=2)
+
+
+def _first_calls(mode: Mapping[str, Any]) -> str:
+    names = _names(mode)
+    rows = []
+    for row in mode["workloads"]:
+        results = [row["results"].get(name) for name in names]
+        rows.append([row["name"], *(f"{one['first_call_seconds']:.1f}" if one else "-" for one in results)])
+    return _table(["workload", *(PEERS[name].title for name in names)], rows, left=1)
+
+
+def _table(header: list[str], rows: list[list[str]], left: int) -> str:
+    """Columns that are "-" in every row are left out."""
+    kept = [index for index in range(len(header)) if any(row[index] != "-" for row in rows)]
+    lines = [[header[index] for index in kept], ["---" if index < left else "--:" for index in kept]]
+    lines.extend([row[index] for index in kept] for row in rows)
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def write(report: Mapping[str, Any], file: Path) -> None:
+    """Put the Markdown between the two marks in a file that has them.
+
+    Raises ValueError where it has not: nothing that somebody wrote is to be overwritten.
+    """
+    text = file.read_text(encoding="utf-8")
+    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
+    if not pattern.search(text):
+        raise ValueError(f"{file} has no place for the tables: it needs the lines {BEGIN} and {END}")
+    file.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{markdown(report)}\n\n{END}", text), encoding="utf-8")

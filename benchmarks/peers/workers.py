@@ -1,0 +1,227 @@
+"""A process for every peer, kept alive and driven in turn: one library's threads and settings never meet another's."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import multiprocessing
+import os
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnfast.backends import Recipe
+from nnfast.workloads import Workload
+
+from . import PEERS
+from .blas import Product
+from .instructions import Counter, NoCounterError
+from .peer import CannotError, Peer, epoch_losses, sample
+
+THREAD_VARIABLES = (
+    "OMP_NUM_THREADS",
+    "OPENBLAS_NUM_THREADS",
+    "MKL_NUM_THREADS",
+    "NUMBA_NUM_THREADS",
+    "NNFAST_NUM_THREADS",
+)
+SETTLING_SECONDS = 0.05  # for the threads of the one before, which may spin for a while, to go to sleep
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a peer made of a workload (its own version of it), by which recipe, from the start."""
+
+    workload: Workload
+    recipe: Recipe
+    losses: NDArray[np.float64]  # the mean of every epoch
+    parameters: NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Cannot:
+    """A worker's answer where the library cannot do the work."""
+
+    reason: str
+
+
+class WorkerError(RuntimeError):
+    """A worker failed; the message holds its traceback."""
+
+
+def environment(threads: int, caches: str | None) -> dict[str, str]:
+    """What a worker finds in its environment before anything is imported.
+
+    caches: a folder for what torch.compile and nnfast compile, or None for where they keep it otherwise.
+    """
+    variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
+    variables |= {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    if threads == 1:
+        variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
+    if caches is not None:
+        variables["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(caches, "torch")
+        variables["NNFAST_CACHE_DIR"] = os.path.join(caches, "nnfast")
+    return variables
+
+
+class Worker:
+    """The parent's end: starts the process, asks it one thing at a time, and ends it.
+
+    name: a key of PEERS, or "blas". core: to pin the process to, or None.
+    """
+
+    def __init__(self, name: str, workload: Workload, threads: int, core: int | None, caches: str | None) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._connection, other = context.Pipe()
+        arguments = (other, name, workload, threads)
+        self._process = context.Process(target=serve, args=arguments, name=name, daemon=True)
+        # A child takes over its parent's environment and cores, and libraries look at both as they are loaded
+        with _variables(environment(threads, caches)), _pinned(core):
+            self._process.start()
+        other.close()
+
+    def ask(self, what: str, *arguments: Any) -> Any:
+        """The answer of Server.<what>. Raises WorkerError where the worker fails."""
+        try:
+            self._connection.send((what, arguments))
+            failed, answer = self._connection.recv()
+        except (EOFError, OSError):
+            self._process.join()
+            raise WorkerError(
+                f"{self._process.name}: the process ended with {self._process.exitcode} at {what!r}"
+            ) from None
+        if failed:
+            raise WorkerError(f"{self._process.name}: {what!r} failed\n{answer}")
+        return answer
+
+    def close(self) -> None:
+        self._connection.close()  # which the worker reads as the end
+        self._process.join(10)
+        if self._process.is_alive():
+            self._process.terminate()
+            self._process.join()
+
+    def __enter__(self) -> Worker:
+        return self
+
+    def __exit__(self, *exception: object) -> None:
+        self.close()
+
+
+@contextlib.contextmanager
+def _variables(variables: dict[str, str]) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+@contextlib.contextmanager
+def _pinned(core: int | None) -> Iterator[None]:
+    if core is None:
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {core})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
+def serve(connection: Connection, name: str, workload: Workload, threads: int) -> None:
+    """The worker's end: answers until the parent hangs up."""
+    server = Server(name, workload, threads)
+    while True:
+        try:
+            what, arguments = connection.recv()
+        except (EOFError, KeyboardInterrupt):
+            return
+        try:
+            answer = (False, getattr(server, what)(*arguments))
+        except CannotError as error:
+            answer = (False, Cannot(str(error)))
+        except Exception:
+            answer = (True, traceback.format_exc())
+        connection.send(answer)
+
+
+class Server:
+    """A peer in its process. sample() comes first, then prepare(), then any number of seconds()."""
+
+    def __init__(self, name: str, workload: Workload, threads: int) -> None:
+        self._name = name
+        self._workload = workload
+        self._threads = threads
+        self._clock: Callable[[], float] = time.process_time if threads == 1 else time.perf_counter
+        try:
+            self._counter: Counter | str = Counter()
+        except NoCounterError as error:
+            self._counter = str(error)
+        self._subject: Peer | Product
+
+    def sample(self) -> tuple[float, Trained]:
+        """Seconds on the wall from the library's import to the end of the first steps, and what they gave."""
+        start = time.perf_counter()
+        kind = PEERS[self._name].load()
+        workload = kind.adapt(sample(self._workload))
+        peer = kind(workload, self._threads)
+        peer.reset()
+        peer.train()
+        seconds = time.perf_counter() - start
+        return seconds, Trained(workload, kind.recipe(workload), *_results(peer))
+
+    def prepare(self) -> Trained:
+        """Set the peer to the workload, warm it, and let it train from the start once more for its results."""
+        kind = PEERS[self._name].load()
+        self._workload = kind.adapt(self._workload)
+        self._subject = peer = kind(self._workload, self._threads)
+        for _ in range(2):  # the first compiles
+            peer.reset()
+            peer.train()
+        return Trained(self._workload, kind.recipe(self._workload), *_results(peer))
+
+    def prepare_product(self) -> None:
+        """Set this worker to BLAS's product instead of a peer."""
+        self._subject = Product()
+        self._subject.train()
+
+    def calls_for(self, seconds: float) -> int:
+        """How many calls of train() take so long."""
+        return max(1, math.ceil(seconds / self.seconds(1)))
+
+    def seconds(self, calls: int) -> float:
+        """Of one call of train(), as the mean of so many: of the processor on one thread, else on the wall."""
+        time.sleep(SETTLING_SECONDS)
+        taken = 0.0
+        for _ in range(calls):
+            self._subject.reset()
+            start = self._clock()
+            self._subject.train()
+            taken += self._clock() - start
+        return taken / calls
+
+    def instructions(self) -> int | str:
+        """Of one call of train(), or why they cannot be counted."""
+        if isinstance(self._counter, str):
+            return self._counter
+        self._subject.reset()
+        start = self._counter.read()
+        self._subject.train()
+        return self._counter.read() - start
+
+
+def _results(peer: Peer) -> tuple[NDArray[np.float64], NDArray[Any]]:
+    return epoch_losses(peer.workload, peer.losses()), np.array(peer.parameters())

@@ -1,0 +1,210 @@
+"""python -m benchmarks.peers: no figure of other work, none missing, and all of them written down.
+
+Nothing is measured here: every peer trains a few steps. Those that are not installed are skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from benchmarks.peers import HOME, PEERS, Entry, tables
+from benchmarks.peers.__main__ import main
+from benchmarks.peers.engine import Engine
+from benchmarks.peers.instructions import SOFTWARE, TASK_CLOCK, Counter, NoCounterError
+from benchmarks.peers.measure import TOLERANCES, DifferentResultsError, measure, verify
+from benchmarks.peers.peer import epoch_losses, sample
+from benchmarks.peers.workers import Cannot, Trained, Worker, WorkerError
+from nnfast.workloads import WORKLOADS, get_workload
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> Any:
+    """The command on nnfast and scikit-learn, in a few steps: exit code, output and error."""
+
+    def call(*arguments: str, peers: str = "nnfast,scikit-learn") -> tuple[int, str, str]:
+        code = main(["--small", "--threads", "1", "--workloads", "xor,digits", "--peers", peers, *arguments])
+        return code, *capsys.readouterr()
+
+    return call
+
+
+def test_the_command_prints_and_writes_every_figure(run: Any, tmp_path: Path) -> None:
+    files = {name: tmp_path / name for name in ("report.json", "page.md", "chart.png", "chart.svg")}
+    files["page.md"].write_text(f"before\n{tables.BEGIN}\nold\n{tables.END}\nafter\n")
+    code, output, error = run(
+        "--json", str(files["report.json"]), "--write", str(files["page.md"]), "--chart", str(files["chart.png"])
+    )
+    assert (code, error) == (0, "")
+    report = json.loads(files["report.json"].read_text())
+    (mode,) = report["modes"]
+    assert mode["threads"] == 1
+    assert [row["name"] for row in mode["workloads"]] == ["xor", "digits"]
+    xor, digits = mode["workloads"]
+    assert list(xor["results"]) == [HOME]
+    assert "sum_squared_error" in xor["cannot"]["scikit-learn"]
+    assert xor["times_best_peer"] is None
+    assert list(digits["results"]) == ["scikit-learn", HOME]
+    for result in digits["results"].values():
+        assert result["samples_per_second"] > 0
+        assert result["first_call_seconds"] > 0
+        assert result["of_product"] > 0
+        assert all(result["differences"][what] <= limit for what, limit in TOLERANCES.items())
+    assert output.count("\nxor ") == output.count("\ndigits ") == 1
+    page = files["page.md"].read_text()
+    assert page.startswith(f"before\n{tables.BEGIN}\n\n")
+    assert page.endswith(f"\n\n{tables.END}\nafter\n")
+    assert "old" not in page
+    assert f"{digits['results'][HOME]['samples_per_second']:,.0f}" in page
+    assert files["chart.png"].read_bytes().startswith(b"\x89PNG")
+
+    # What was measured once can be drawn and written again
+    assert (
+        main(
+            ["--read", str(files["report.json"]), "--chart", str(files["chart.svg"]), "--write", str(files["page.md"])]
+        )
+        == 0
+    )
+    assert "<svg" in files["chart.svg"].read_text()
+    assert files["page.md"].read_text() == page
+
+
+def test_a_page_without_a_place_for_the_tables_is_left_alone(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("mine")
+    with pytest.raises(ValueError, match=r"page\.md has no place for the tables"):
+        tables.write({}, page)
+    assert page.read_text() == "mine"
+
+
+def test_a_missing_library_is_a_remark(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(PEERS, "torch", Entry("PyTorch", "pytorch", "Eager", "no_such_library", "torch"))
+    monkeypatch.setitem(PEERS, "jax", Entry("JAX", "jax_scan", "Scan", "json", "jax", programs=("no-such-program",)))
+    code, output, error = run("--workloads", "digits", peers="nnfast,torch,jax")
+    assert (code, error) == (0, "")
+    assert "PyTorch is not installed: left out; pip install torch\n" in output
+    assert "JAX needs no-such-program, which is not on the path: left out\n" in output
+    assert "nnfast  " in output
+
+
+@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("workload", ["xor", "tab64", "simplechains"])
+def test_a_peer_does_the_same_work(name: str, workload: str) -> None:
+    """On one sigmoid output, on two classes with a ragged last batch, and on a full batch of numbers."""
+    if reason := PEERS[name].missing():
+        pytest.skip(reason)
+    small = sample(get_workload(workload))
+    with Worker(name, small, 1, None, None) as worker:
+        sampled = worker.ask("sample")
+        if isinstance(sampled, Cannot):
+            assert (name, workload) == ("scikit-learn", "xor"), sampled.reason
+            return
+        verify(name, sampled[1], worker.ask("prepare"))
+
+
+def results_of(workload: Any) -> Trained:
+    peer = Engine(workload, 1)
+    peer.reset()
+    peer.train()
+    return Trained(workload, workload.recipe(), epoch_losses(workload, peer.losses()), peer.parameters())
+
+
+def test_a_peer_that_did_other_work_is_not_timed() -> None:
+    workload = sample(get_workload("digits"))
+    good = results_of(workload)
+    verify("nnfast", good, good)
+    moved = dataclasses.replace(good, parameters=good.parameters * np.float32(1.01))
+    for what, first_steps, whole in [
+        ("change", moved, good),
+        ("losses", good, dataclasses.replace(good, losses=good.losses * 1.01)),
+        ("losses", good, dataclasses.replace(good, losses=good.losses * np.nan)),
+        ("final loss", good, dataclasses.replace(good, parameters=good.parameters * np.float32(1.5))),
+    ]:
+        with pytest.raises(DifferentResultsError, match=f"digits: other and nnfast's reference differ in their {what}"):
+            verify("other", first_steps, whole)
+
+
+def test_the_command_ends_where_a_peer_did_other_work(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(TOLERANCES, "losses", -1.0)
+    code, _, error = run()
+    assert code == 1
+    assert error.startswith("benchmarks.peers: xor: nnfast and nnfast's reference differ in their losses by")
+    assert error.count("\n") == 1
+
+
+def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+    ask = Worker.ask
+
+    def recorded(self: Worker, what: str, *arguments: Any) -> Any:
+        asked.append(what)
+        return ask(self, what, *arguments)
+
+    monkeypatch.setattr(Worker, "ask", recorded)
+    row = measure(sample(get_workload("digits")), ["scikit-learn", HOME], 1, 2, None, None)
+    assert asked[:4] == ["sample", "prepare"] * 2
+    assert "seconds" not in asked[: asked.index("calls_for")]
+    assert asked.count("seconds") == 2 * 3  # two rounds of two peers and BLAS
+    rates = {name: result["samples_per_second"] for name, result in row["results"].items()}
+    assert row["times_best_peer"] == rates[HOME] / rates["scikit-learn"]
+
+
+def test_a_worker_that_fails_says_why() -> None:
+    with (
+        Worker("nnfast", sample(get_workload("xor")), 1, None, None) as worker,
+        pytest.raises(WorkerError, match="nnfast: 'seconds' failed"),
+    ):
+        worker.ask("seconds", 1)  # of nothing: prepare() was left out
+
+
+@pytest.mark.parametrize("name", WORKLOADS)
+def test_a_sample_has_a_few_steps_and_the_ragged_one(name: str) -> None:
+    workload = get_workload(name)
+    small = sample(workload)
+    assert small.steps == 5
+    last = np.diff(small.stretch()[1])[-1]
+    assert last == (workload.rows % workload.batch_size or workload.batch_size)
+
+
+def test_an_epoch_s_loss_is_the_mean_over_its_rows() -> None:
+    workload = dataclasses.replace(get_workload("digits"), rows=5, batch_size=2, epochs=2)
+    assert np.array_equal(epoch_losses(workload, np.array([1, 2, 5, 0, 0, 10])), [11 / 5, 2])
+    assert np.array_equal(epoch_losses(workload, np.array([3, 4])), [3, 4]), "epochs' own losses stay"
+
+
+def test_a_counter_counts() -> None:
+    # The clock of the process, in nanoseconds: a virtual machine often has no counter of instructions
+    try:
+        counter = Counter(SOFTWARE, TASK_CLOCK)
+    except NoCounterError as error:
+        pytest.skip(str(error))
+    before, start = counter.read(), time.process_time()
+    while time.process_time() < start + 0.02:
+        pass
+    assert counter.read() - before > 0.01e9
+    counter.close()
+    with pytest.raises(OSError, match="perf_event_open"):
+        Counter(99, 99)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--workloads", "mnist"], "unknown name 'mnist'; known: xor, digits"),
+        (["--peers", "nnfast,keras"], "unknown name 'keras'; known: scikit-learn"),
+        (["--rounds", "0"], "must be a positive integer, got '0'"),
+    ],
+)
+def test_wrong_usage_names_what_is_known(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert message in capsys.readouterr().err
