@@ -75,11 +75,17 @@ def test_the_command_prints_and_writes_every_figure(run: Any, tmp_path: Path) ->
     assert files["page.md"].read_text() == page
 
 
-def test_a_page_without_a_place_for_the_tables_is_left_alone(tmp_path: Path) -> None:
+def test_a_page_without_a_place_for_the_tables_is_refused_before_anything_is_measured(
+    run: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     page = tmp_path / "page.md"
     page.write_text("mine")
-    with pytest.raises(ValueError, match=r"page\.md has no place for the tables"):
-        tables.write({}, page)
+    with pytest.raises(SystemExit) as ended:
+        run("--write", str(page))
+    assert ended.value.code == 2
+    output, error = capsys.readouterr()
+    assert output == ""
+    assert "page.md has no place for the tables" in error
     assert page.read_text() == "mine"
 
 

@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import datetime
+import importlib.util
 import json
 import os
 import sys
@@ -68,7 +69,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> int:
     """Measure, print and write. Returns 0, or 1 with a line on stderr where a peer did other work."""
-    arguments = parser().parse_args(argv)
+    options = parser()
+    arguments = options.parse_args(argv)
+    # Now, and not when all is measured
+    if arguments.chart and importlib.util.find_spec("matplotlib") is None:
+        options.error("--chart needs matplotlib; pip install matplotlib")
+    if arguments.write:
+        try:
+            tables.read_around(arguments.write)
+        except (OSError, ValueError) as error:
+            options.error(f"--write: {error}")
     if arguments.read:
         report = json.loads(arguments.read.read_text(encoding="utf-8"))
     else:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -138,12 +137,18 @@ def _table(header: list[str], rows: list[list[str]], left: int) -> str:
 
 
 def write(report: Mapping[str, Any], file: Path) -> None:
-    """Put the Markdown between the two marks in a file that has them.
+    """Put the Markdown in its place in a file (see read_around)."""
+    before, after = read_around(file)
+    file.write_text(f"{before}{BEGIN}\n\n{markdown(report)}\n\n{END}{after}", encoding="utf-8")
 
-    Raises ValueError where it has not: nothing that somebody wrote is to be overwritten.
+
+def read_around(file: Path) -> tuple[str, str]:
+    """What stands before and after the two marks, between which the tables are written.
+
+    Raises ValueError where they are missing: nothing that somebody wrote is to be overwritten.
     """
-    text = file.read_text(encoding="utf-8")
-    pattern = re.compile(f"{re.escape(BEGIN)}.*{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
+    before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not begin or not end:
         raise ValueError(f"{file} has no place for the tables: it needs the lines {BEGIN} and {END}")
-    file.write_text(pattern.sub(lambda _: f"{BEGIN}\n\n{markdown(report)}\n\n{END}", text), encoding="utf-8")
+    return before, after
