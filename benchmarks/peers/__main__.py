@@ -110,7 +110,6 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(),
         "environment": where,
         "versions": _versions(names, where),
-        "load": os.getloadavg()[0],
         "rounds": arguments.rounds or (1 if arguments.small else ROUNDS),
         "small": arguments.small,
         "tolerances": TOLERANCES,
@@ -133,7 +132,12 @@ def _threads(wanted: str, cores: int) -> list[int]:
 
 
 def _mode(workloads: list[Workload], names: list[str], threads: int, report: dict[str, Any]) -> dict[str, Any]:
-    mode: dict[str, Any] = {"threads": threads, "core": last_core() if threads == 1 else None, "workloads": []}
+    mode: dict[str, Any] = {
+        "threads": threads,
+        "core": last_core() if threads == 1 else None,
+        "load": os.getloadavg()[0],  # of the minute before, by others and, after another mode, by us
+        "workloads": [],
+    }
     print(tables.mode_heading(mode))
     with contextlib.ExitStack() as stack:
         # Empty caches, so that the first call shows what compiling costs

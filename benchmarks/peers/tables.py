@@ -23,7 +23,7 @@ def heading(report: Mapping[str, Any]) -> str:
     where = report["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
     lines = [
-        f"{report['date']}, {where['cpu']}, {where['cores']} cores, load {report['load']:.2f}; {versions}.",
+        f"{report['date']}, {where['cpu']}, {where['cores']} cores; {versions}.",
         f"Training in float32 with Adam. Median of {report['rounds']}, in turn, after equal results were verified.",
     ]
     return "\n".join(lines)
@@ -36,7 +36,7 @@ def mode_heading(mode: Mapping[str, Any]) -> str:
         how = f"One thread, {pinned}; processor time."
     else:
         how = f"{mode['threads']} threads; time on the wall."
-    return f"\n{how}\n\n{_COLUMNS.format(*_HEADER)}"
+    return f"\n{how} The machine's load before: {mode['load']:.2f}.\n\n{_COLUMNS.format(*_HEADER)}"
 
 
 def workload_lines(row: Mapping[str, Any]) -> str:
@@ -84,7 +84,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     parts = [heading(report).replace("\n", " ")]
     for mode in report["modes"]:
         threads = "One thread, processor time" if mode["threads"] == 1 else f"{mode['threads']} threads, wall time"
-        parts.append(f"{threads}; samples a second, and in brackets the spread:\n\n{_speeds(mode)}")
+        load = f"the machine's load before: {mode['load']:.2f}"
+        parts.append(f"{threads}; samples a second, and in brackets the spread; {load}.\n\n{_speeds(mode)}")
     parts.append(
         f"Seconds of the first call: importing the library, building, compiling and the first steps. {CACHES}\n\n"
         + _first_calls(report["modes"][0])

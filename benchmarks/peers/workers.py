@@ -6,6 +6,7 @@ import contextlib
 import math
 import multiprocessing
 import os
+import signal
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -143,11 +144,12 @@ def _pinned(core: int | None) -> Iterator[None]:
 
 def serve(connection: Connection, name: str, workload: Workload, threads: int) -> None:
     """The worker's end: answers until the parent hangs up."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all: the parent ends its workers
     server = Server(name, workload, threads)
     while True:
         try:
             what, arguments = connection.recv()
-        except (EOFError, KeyboardInterrupt):
+        except EOFError:
             return
         try:
             answer = (False, getattr(server, what)(*arguments))
@@ -155,7 +157,8 @@ def serve(connection: Connection, name: str, workload: Workload, threads: int) -
             answer = (False, Cannot(str(error)))
         except Exception:
             answer = (True, traceback.format_exc())
-        connection.send(answer)
+        with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next recv() will find
+            connection.send(answer)
 
 
 class Server:
