@@ -9,7 +9,7 @@ import pytest
 
 from nnfast.backends import Backend, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend
-from tests.cuda import emulator
+from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 
 # The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
@@ -38,7 +38,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def reason_to_skip(name: str) -> str | None:
-    return emulator.available() if name == "cuda-twin" else unavailable(name)
+    return gxx.available() if name == "cuda-twin" else unavailable(name)
 
 
 def open_backend(name: str) -> Backend:

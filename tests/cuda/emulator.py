@@ -1,36 +1,43 @@
-"""CUDA on the CPU: kernels, which g++ compiles from the same text, and a runtime that answers as a GPU's.
+"""CUDA on the CPU: kernels, which g++ compiles from the same text and which are watched as they run.
 
-ctypes calls the kernels, each argument's type checked against the C++ signature. It proves what a kernel
-computes, on any machine with g++, and nothing about speed. What it cannot see: a race between threads that no
-order of whole threads brings out, an overrun that stays inside mapped memory, and the fused multiply-adds of
-nvcc (here contraction is off).
+Threads of a block are fibers (emulation/execution.cpp): barriers, warp shuffles and votes, shared memory and atomics
+work, in three orders of threads and blocks. Every access to memory is judged (emulation/memory_check.cpp): one outside
+its array, one that races with another thread's, misaligned or undefined arithmetic ends the launch with the place in
+the kernel's text. ctypes calls the kernels, each argument's type checked against the C++ signature.
+
+It proves what a kernel computes, on any Linux machine with g++, and nothing about speed. What it cannot see: how blocks
+interleave, since they run one after another (what they share without atomics is refused as a race); the fused
+multiply-adds of nvcc (here contraction is off); tensor cores, asynchronous copies and cooperative groups, which do not
+compile. A thread that spins until another writes waits for ever.
 """
 
 import ctypes
 import functools
-import hashlib
-import os
 import re
-import shutil
 import subprocess
-import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from tests.cuda import gxx
+from tests.cuda.architectures import ARCHITECTURES, SHARED_MEMORY_DEFAULT, Architecture
 
 ORDERS = ("forward", "reverse", "random")
 MAX_THREADS = 1024
 MAX_GRID = (2**31 - 1, 65535, 65535)
 MAX_BLOCK = (1024, 1024, 64)
 
-_HEADER = Path(__file__).with_name("cuda_on_cpu.h")
+_FOLDER = Path(__file__).with_name("emulation")
+_RUNTIME = ("execution.cpp", "memory_check.cpp", "emulation.h")
 
+# The sanitizers' calls are answered by memory_check.cpp, so their own libraries are not linked.
 # -Wdouble-promotion: a float kernel that computes in double by a stray literal is right, and slow.
-_COMPILE = ("-std=c++17", "-O1", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic")
+_COMPILE = ("-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic")
+_CHECKS = ("-fsanitize=thread,undefined", "--param=tsan-instrument-func-entry-exit=0")
+_LIBRARIES = ("-lm", "-lgcc", "-lc")
 _WARNINGS = ("-Wall", "-Wdouble-promotion", "-Werror", "-Wno-unknown-pragmas")
 
 # Options of NVRTC that change speed, rounding or debugging but no meaning.
@@ -38,18 +45,48 @@ _MEANINGLESS_HERE = re.compile(
     r"--?std=c\+\+(14|17)|--?fmad=(true|false)|--?use_fast_math|--?(generate-)?line-?info|--?restrict|--?w"
 )
 
-_KERNEL = re.compile(
-    r"__global__\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?void\s+(?:__launch_bounds__\s*\([^()]*\)\s*)?(\w+)\s*\("
-)
+_BOUND = r"(?:__launch_bounds__\s*\(([^(),]*)(?:,[^()]*)?\)\s*)?"
+_KERNEL = re.compile(rf"__global__\s+{_BOUND}void\s+{_BOUND}(\w+)\s*\(")
 _TEMPLATE_BEFORE = re.compile(r"template\s*<[^{};]*>\s*(?:extern\s*\"C\"\s*)?\Z")
+# CUDA's own way to name the dynamic shared memory; in C++ a reference to an array whose size is not known.
+_DYNAMIC_SHARED = re.compile(
+    r"extern\s+__shared__\s+(?:(?:__align__|alignas)\s*\(\s*\d+\s*\)\s*)?([\w\s]+?)\s*\b(\w+)\s*\[\s*\]\s*;"
+)
+_DYNAMIC_SHARED_HERE = r"\1 (&\2)[] = *reinterpret_cast<\1 (*)[]>(cuda_on_cpu_dynamic_shared);"
 
-
-class CompileError(RuntimeError):
-    """The text is not CUDA C that the emulator understands; the compiler's own message follows."""
+_SLOTS = 64  # as in emulation.h
+_SLOT_SIZE = 1 << 30
+_GUARD = 1 << 28
+_ALIGNMENT = 512  # CuPy's allocations; an array keeps its address modulo this
+_MAX_BLOCKS = 1 << 22
 
 
 class LaunchError(RuntimeError):
-    """A grid or block that CUDA does not launch."""
+    """A launch that CUDA refuses: its grid, its block, or its shared memory."""
+
+
+class KernelError(RuntimeError):
+    """A thread did what CUDA forbids."""
+
+
+class OutOfBoundsError(KernelError):
+    """An access outside the arrays that the kernel was given and its shared memory."""
+
+
+class RaceError(KernelError):
+    """Two threads use one place, one of them to write, with no barrier in between."""
+
+
+class BarrierError(KernelError):
+    """Threads that should meet do not: some have left, wait elsewhere, or name other lanes."""
+
+
+class UndefinedBehaviorError(KernelError):
+    """Arithmetic, an index or an address that C++ leaves undefined."""
+
+
+_VIOLATIONS = (OutOfBoundsError, RaceError, BarrierError, UndefinedBehaviorError)  # as in emulation.h, from 1
+_NOBODY = 2**32 - 1
 
 
 class Parameter(NamedTuple):
@@ -62,14 +99,44 @@ class Parameter(NamedTuple):
         return f"{self.dtype.name}{'*' if self.is_pointer else ''}"
 
 
-def available() -> str | None:
-    """None where kernels can be emulated, otherwise the reason why not."""
-    return None if shutil.which("g++") else "g++ is not installed; the CUDA kernels cannot be emulated"
+class _Index(ctypes.Structure):
+    _fields_ = (("x", ctypes.c_uint), ("y", ctypes.c_uint), ("z", ctypes.c_uint))
+
+    def __str__(self) -> str:
+        return f"({self.x}, {self.y}, {self.z})"
 
 
-@dataclass(frozen=True)
+class _Slot(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_size_t), ("size", ctypes.c_size_t), ("name", ctypes.c_char_p))
+
+
+class _Launch(ctypes.Structure):
+    _fields_ = (
+        ("grid", _Index),
+        ("block", _Index),
+        ("order", ctypes.c_int),
+        ("seed", ctypes.c_uint64),
+        ("thread", ctypes.c_void_p),
+        ("arguments", ctypes.c_void_p),
+        ("image", ctypes.c_void_p * 4),
+        ("slots", _Slot * _SLOTS),
+    )
+
+
+class _Report(ctypes.Structure):
+    _fields_ = (
+        ("violation", ctypes.c_int),
+        ("block", _Index),
+        ("thread", _Index),
+        ("line", ctypes.c_int),
+        ("code", ctypes.c_size_t * 2),
+        ("text", ctypes.c_char * 400),
+    )
+
+
+@dataclass
 class Kernel:
-    """A compiled kernel: `kernel((blocks,), (threads,), (array, np.int32(n), ...))`.
+    """A compiled kernel: `kernel((blocks,), (threads,), (array, np.int32(n), ...), shared_mem=bytes)`.
 
     An array is passed as a pointer and must be C-contiguous; a NumPy scalar is passed by value. A Python int
     is an int64, a float a float64 and a bool a bool, as in CuPy: a parameter `int n` refuses a Python int.
@@ -77,7 +144,11 @@ class Kernel:
 
     name: str
     parameters: tuple[Parameter, ...]
-    entry: Callable[..., None]
+    writes: tuple[bool, ...]  # by parameter: whether it is a pointer to what is not const
+    max_threads_per_block: int  # that of __launch_bounds__
+    architecture: Architecture
+    module: "Module" = field(repr=False)
+    _max_dynamic: int | None = None
 
     def __call__(
         self,
@@ -85,23 +156,92 @@ class Kernel:
         block: tuple[int, ...],
         args: Sequence[Any],
         *,
+        shared_mem: int = 0,
         order: str = "forward",
         seed: int = 0,
     ) -> None:
         """Runs every thread of every block in one of ORDERS ("random": the same sequence for the same seed).
 
-        Raises TypeError for an argument of another type than the parameter's, LaunchError for a grid or block
-        that CUDA does not launch.
+        The kernel works on copies, so a launch that fails leaves the arrays as they were. Raises TypeError for an
+        argument of another type than the parameter's, LaunchError for a launch that CUDA refuses, and the kinds of
+        KernelError.
         """
         if order not in ORDERS:
             raise ValueError(f"order is {order!r}, but must be one of {', '.join(ORDERS)}")
         sizes = self._dimensions("grid", grid, MAX_GRID) + self._dimensions("block", block, MAX_BLOCK)
         threads = sizes[3] * sizes[4] * sizes[5]
-        if threads > MAX_THREADS:
-            raise LaunchError(f"kernel {self.name!r}: block {block} has {threads} threads; the limit is {MAX_THREADS}")
+        if threads > self.max_threads_per_block:
+            raise LaunchError(
+                f"kernel {self.name!r}: block {block} has {threads} threads; the limit is {self.max_threads_per_block}"
+            )
+        if (blocks := sizes[0] * sizes[1] * sizes[2]) > _MAX_BLOCKS:
+            raise ValueError(f"kernel {self.name!r}: {blocks} blocks; the emulator runs at most {_MAX_BLOCKS}")
+        if not 0 <= shared_mem <= self.max_dynamic_shared_size_bytes:
+            raise LaunchError(
+                f"kernel {self.name!r}: {shared_mem} bytes of dynamic shared memory; the limit is "
+                f"{self.max_dynamic_shared_size_bytes}, beside {self.shared_size_bytes} static ones; "
+                "max_dynamic_shared_size_bytes raises it"
+            )
         values = [self._checked(i, value) for i, value in enumerate(self._matched(args))]
+        launch = self.module.prepare(self.name)
+        launch.grid, launch.block = _Index(*sizes[:3]), _Index(*sizes[3:])
+        launch.order, launch.seed = ORDERS.index(order), seed
+        launch.slots[_SLOTS - 1] = _Slot(_GUARD, shared_mem, b"dynamic shared memory")
+        groups = self._place(launch, args, values)
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
-        self.entry((ctypes.c_uint * 6)(*sizes), pointers, ORDERS.index(order), ctypes.c_uint64(seed))
+        launch.arguments = ctypes.addressof(pointers)
+        self.module.run(self.name)
+        for group in groups:
+            group.copy_back()
+
+    @property
+    def shared_size_bytes(self) -> int:
+        """Static shared memory: that of the kernel's whole text, which is no less than the kernel's."""
+        return self.module.static_shared
+
+    @property
+    def max_dynamic_shared_size_bytes(self) -> int:
+        """The most dynamic shared memory a launch may ask for; it can be set, up to what the architecture has."""
+        default = SHARED_MEMORY_DEFAULT - self.shared_size_bytes
+        return default if self._max_dynamic is None else self._max_dynamic
+
+    @max_dynamic_shared_size_bytes.setter
+    def max_dynamic_shared_size_bytes(self, size: int) -> None:
+        limit = self.architecture.shared_memory_per_block - self.shared_size_bytes
+        if not 0 <= size <= limit:
+            raise LaunchError(
+                f"kernel {self.name!r}: {size} bytes of dynamic shared memory; "
+                f"{self.architecture.name} has {limit} beside {self.shared_size_bytes} static ones"
+            )
+        self._max_dynamic = size
+
+    def _place(self, launch: _Launch, args: Sequence[Any], values: list[Any]) -> list["_Group"]:
+        """Gives every array a slot of its own, and arrays that overlap one together; sets the pointers in `values`."""
+        arrays = sorted((value.ctypes.data, i) for i, value in enumerate(args) if isinstance(value, np.ndarray))
+        groups: list[_Group] = []
+        for address, i in arrays:
+            end = address + args[i].nbytes
+            if groups and address < groups[-1].end:
+                groups[-1].end = max(groups[-1].end, end)
+            else:
+                groups.append(_Group(address, end))
+            groups[-1].members.append(i)
+        if len(groups) >= _SLOTS:
+            raise ValueError(f"kernel {self.name!r}: {len(groups)} arrays; the emulator takes at most {_SLOTS - 1}")
+        for number, group in enumerate(groups):
+            start = _GUARD + group.address % _ALIGNMENT
+            if start + group.size > _SLOT_SIZE:
+                raise ValueError(f"kernel {self.name!r}: an array of {group.size} bytes is too large for the emulator")
+            group.copy = self.module.arena + number * _SLOT_SIZE + start
+            group.writes = any(self.writes[i] for i in group.members)
+            names = " and ".join(f"argument {i} ({self.parameters[i].dtype.name})" for i in sorted(group.members))
+            launch.slots[number] = _Slot(start, group.size, names.encode())
+            ctypes.memmove(group.copy, group.address, group.size)
+            for i in group.members:
+                values[i].value = group.copy + args[i].ctypes.data - group.address
+        for number in range(len(groups), _SLOTS - 1):
+            launch.slots[number] = _Slot()
+        return groups
 
     def _dimensions(self, what: str, given: tuple[int, ...], limits: tuple[int, int, int]) -> tuple[int, ...]:
         if not isinstance(given, tuple):
@@ -135,168 +275,139 @@ class Kernel:
         if given != self.parameters[position]:
             raise TypeError(f"{where} is {given}, but the kernel takes {self.parameters[position]}")
         if given.is_pointer:
-            return ctypes.c_void_p(value.ctypes.data)
+            if self.writes[position] and not value.flags.writeable:
+                raise TypeError(f"{where} is read-only, but the kernel's parameter is no pointer to const")
+            return ctypes.c_void_p()  # the address of its copy comes later
         return (ctypes.c_char * value.itemsize).from_buffer_copy(value.tobytes())
 
 
-@dataclass(frozen=True)
+@dataclass
+class _Group:
+    """Arrays that share memory, as one range of bytes, and where its copy for a launch lies."""
+
+    address: int
+    end: int
+    members: list[int] = field(default_factory=list)
+    copy: int = 0
+    writes: bool = False
+
+    @property
+    def size(self) -> int:
+        return self.end - self.address
+
+    def copy_back(self) -> None:
+        if self.writes:
+            ctypes.memmove(self.address, self.copy, self.size)
+
+
 class Module:
     """The kernels of one compiled text."""
 
-    library: ctypes.PyDLL
+    def __init__(self, library: Path, runtime: ctypes.PyDLL) -> None:
+        # PyDLL keeps the interpreter's lock during a launch: threadIdx and its like exist once.
+        self.library = ctypes.PyDLL(str(library))
+        self._path, self._runtime = library, runtime
+        self.arena: int = runtime.cuda_on_cpu_arena()
+        self._image = (ctypes.c_void_p * 4)()
+        self.library.cuda_on_cpu_image(self._image)
+        self.static_shared = (self._image[3] or 0) - (self._image[2] or 0)
+        if self.static_shared > SHARED_MEMORY_DEFAULT:
+            raise gxx.CompileError(
+                f"{self.static_shared} bytes of static shared memory; the limit is {SHARED_MEMORY_DEFAULT}"
+            )
 
-    def get_function(self, name: str) -> Kernel:
-        """The kernel of that name, declared `extern "C" __global__ void`; LookupError where there is none."""
+    def get_function(self, name: str, architecture: Architecture = ARCHITECTURES["sm_80"]) -> Kernel:
+        """The kernel of that name, declared `extern "C" __global__ void`; LookupError where there is none.
+
+        architecture: of the device that it is for, which decides how much shared memory it may have.
+        """
         try:
             self.library[name]  # a C++ name is mangled: the driver does not find it, so we do not either
-            entry = self.library[f"cuda_on_cpu_launch_{name}"]
+            describe = self.library[f"cuda_on_cpu_signature_{name}"]
         except AttributeError:
             raise LookupError(f'named symbol not found: no kernel `extern "C" __global__ void {name}`') from None
-        describe = self.library[f"cuda_on_cpu_signature_{name}"]
         describe.restype = ctypes.c_char_p
-        entry.restype = None
-        parameters = tuple(
-            Parameter(np.dtype(code.lstrip("*")), code.startswith("*")) for code in describe().decode().split()
+        codes = describe().decode().split()
+        return Kernel(
+            name,
+            tuple(Parameter(np.dtype(code.lstrip("*@")), code[0] in "*@") for code in codes),
+            tuple(code.startswith("*") for code in codes),
+            self.library[f"cuda_on_cpu_bound_{name}"](),
+            architecture,
+            self,
         )
-        return Kernel(name, parameters, entry)
+
+    def prepare(self, name: str) -> _Launch:
+        """The launch that `run` runs, to be filled in."""
+        launch = _Launch.from_address(self._runtime.cuda_on_cpu_prepare())
+        launch.thread = ctypes.cast(self.library[f"cuda_on_cpu_thread_{name}"], ctypes.c_void_p)
+        launch.image = self._image
+        return launch
+
+    def run(self, name: str) -> None:
+        """Runs the prepared launch. Raises KernelError for what a thread must not do."""
+        if address := self._runtime.cuda_on_cpu_run():
+            report = _Report.from_address(address)
+            where = f"line {report.line}" if report.line else self._line(report.code[0])
+            text = report.text.decode()
+            if report.code[1]:
+                text = text.replace("{other}", f"in {self._line(report.code[1])}")
+            who = "" if report.thread.x == _NOBODY else f"thread {report.thread} of "
+            raise _VIOLATIONS[report.violation - 1](f"kernel {name!r}, {where}: {who}block {report.block}: {text}")
+
+    def _line(self, code: int) -> str:
+        """The line of the kernel's text before a return address, by the debugging information."""
+        command = ["addr2line", "-i", "-e", str(self._path), hex(code - 1)]
+        frames = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+        found = re.search(r"kernel\.cu:(\d+)", frames)
+        return f"line {found[1]}" if found else "an unknown line"
 
 
 @functools.cache
 def load(code: str, options: tuple[str, ...] = ()) -> Module:
     """Compiles CUDA C text, or takes it from the cache; `options` are NVRTC's.
 
-    Raises CompileError with the compiler's message (its line numbers are the text's own), ValueError for an
+    Raises gxx.CompileError with the compiler's message (its line numbers are the text's own), ValueError for an
     option whose meaning the emulator does not know.
     """
     flags = _flags(options)
-    source = "\n".join(
+    runtime = _runtime()
+    library = gxx.build(
+        lambda: {"kernel.cpp": _source(code, flags)},
+        [*_COMPILE, *_CHECKS, *_WARNINGS, *flags, "-I", str(_FOLDER)],
+        ["-nodefaultlibs", "-L", str(runtime.parent), f"-l:{runtime.name}", "-Wl,-rpath,$ORIGIN", *_LIBRARIES],
+        depends_on=[code, (_FOLDER / "cuda_on_cpu.h").read_text(), Path(__file__).read_text()],
+    )
+    return Module(library, _open_runtime(runtime))
+
+
+def _source(code: str, flags: Sequence[str]) -> str:
+    """The C++ text of a CUDA text, lines numbered as there, and the entry points of its kernels."""
+    return "\n".join(
         [
-            f'#include "{_HEADER.name}"',
+            '#include "cuda_on_cpu.h"',
             '#line 1 "kernel.cu"',
-            code,
+            _DYNAMIC_SHARED.sub(_DYNAMIC_SHARED_HERE, code),
             '#line 1 "emulator"',
-            *(f"CUDA_ON_CPU_EXPORT({name})" for name in _kernel_names(code, flags)),
+            *(f"CUDA_ON_CPU_EXPORT({name}, {bound})" for name, bound in _kernels(code, flags).items()),
+            "CUDA_ON_CPU_IMAGE",
             "",
         ]
     )
-    everything = "\0".join([source, _HEADER.read_text(), *_COMPILE, *_WARNINGS, *flags, _compiler_version()])
-    folder = _cache_folder()
-    library = folder / f"{hashlib.sha256(everything.encode()).hexdigest()[:24]}.so"
-    if not library.exists():
-        # Compiled aside, then renamed: another process sees the whole library or none.
-        with tempfile.TemporaryDirectory(dir=folder) as scratch:
-            path, built = Path(scratch, "kernel.cpp"), Path(scratch, "kernel.so")
-            path.write_text(source)
-            _gxx(*_COMPILE, *_WARNINGS, *flags, "-I", str(_HEADER.parent), str(path), "-o", str(built))
-            built.replace(library)
-    # PyDLL keeps the interpreter's lock during a launch: threadIdx and its like exist once per library.
-    return Module(ctypes.PyDLL(str(library)))
 
 
-_RUNTIME_ERRORS = {
-    100: "cudaErrorNoDevice: no CUDA-capable device is detected",
-    101: "cudaErrorInvalidDevice: invalid device ordinal",
-}
+def _runtime() -> Path:
+    sources = {name: (_FOLDER / name).read_text() for name in _RUNTIME}
+    flags = ["-std=c++17", "-O2", "-fPIC", "-shared", "-Wall", "-Wextra", "-Werror"]
+    return gxx.build(lambda: sources, flags, [], depends_on=list(sources.values()))
 
 
-class CUDARuntimeError(RuntimeError):
-    """An error of the CUDA runtime, by its number, as `cupy.cuda.runtime.CUDARuntimeError`."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(_RUNTIME_ERRORS[status])
-        self.status = status
-
-
-def runtime(devices: int) -> SimpleNamespace:
-    """The part of `cupy.cuda` that asks about devices and waits for them; all work here is already done."""
-    version = 13000
-    memory = 8 << 30
-    current = [0]
-
-    def count() -> int:
-        if not devices:
-            raise CUDARuntimeError(100)
-        return devices
-
-    def checked(number: int) -> int:
-        if not 0 <= number < count():
-            raise CUDARuntimeError(101)
-        return number
-
-    def properties(number: int) -> dict[str, Any]:
-        checked(number)
-        return {
-            "name": b"Emulated GPU",
-            "totalGlobalMem": memory,
-            "multiProcessorCount": 4,
-            "major": 8,
-            "minor": 0,
-            "warpSize": 32,
-            "maxThreadsPerBlock": MAX_THREADS,
-            "sharedMemPerBlock": 48 << 10,
-        }
-
-    class Device:
-        """A device by its number, which is checked on use, as in CuPy."""
-
-        def __init__(self, device: int | None = None) -> None:
-            self.id = current[-1] if device is None else int(device)
-
-        def use(self) -> None:
-            current[-1] = checked(self.id)
-
-        def synchronize(self) -> None:
-            checked(self.id)
-
-        @property
-        def compute_capability(self) -> str:
-            return "{major}{minor}".format(**properties(self.id))
-
-        @property
-        def mem_info(self) -> tuple[int, int]:
-            return memory, properties(self.id)["totalGlobalMem"]
-
-        def __enter__(self) -> Self:
-            current.append(checked(self.id))
-            return self
-
-        def __exit__(self, *exception: object) -> None:
-            current.pop()
-
-    class Stream:
-        """A stream; its work is done when it is given."""
-
-        done = True
-
-        def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-            checked(current[-1])
-
-        def synchronize(self) -> None:
-            pass
-
-        def __enter__(self) -> Self:
-            streams.append(self)
-            return self
-
-        def __exit__(self, *exception: object) -> None:
-            streams.pop()
-
-    streams: list[Stream] = []
-    return SimpleNamespace(
-        Device=Device,
-        Stream=Stream,
-        get_current_stream=lambda: streams[-1] if streams else Stream(null=True),
-        is_available=lambda: devices > 0,
-        runtime=SimpleNamespace(
-            CUDARuntimeError=CUDARuntimeError,
-            getDevice=lambda: checked(current[-1]),
-            getDeviceCount=count,
-            getDeviceProperties=properties,
-            deviceSynchronize=lambda: None,
-            driverGetVersion=lambda: version,
-            runtimeGetVersion=lambda: version,
-        ),
-    )
+@functools.cache
+def _open_runtime(path: Path) -> ctypes.PyDLL:
+    runtime = ctypes.PyDLL(str(path))
+    for name in ("arena", "prepare", "run"):
+        getattr(runtime, f"cuda_on_cpu_{name}").restype = ctypes.c_void_p
+    return runtime
 
 
 def _scalar(value: Any, where: str) -> np.generic:
@@ -318,35 +429,9 @@ def _flags(options: tuple[str, ...]) -> list[str]:
     return flags
 
 
-def _kernel_names(code: str, flags: Sequence[str]) -> list[str]:
-    """The kernels in the text, after the preprocessor has removed comments and expanded declaring macros."""
-    text = _gxx("-E", "-P", "-x", "c++", *flags, "-", text=code)
+def _kernels(code: str, flags: Sequence[str]) -> dict[str, str]:
+    """The kernels in the text, after the preprocessor, and the most threads that a block of each may have."""
+    text = gxx.run("-E", "-P", "-x", "c++", *flags, "-", text=code)
     found = (match for match in _KERNEL.finditer(text) if not _TEMPLATE_BEFORE.search(text, 0, match.start()))
     # A kernel declared first and defined later is found twice.
-    return list(dict.fromkeys(match[1] for match in found))
-
-
-def _gxx(*arguments: str, text: str | None = None) -> str:
-    environment = {**os.environ, "LC_ALL": "C"}
-    done = subprocess.run(["g++", *arguments], input=text, capture_output=True, text=True, env=environment, check=False)
-    if done.returncode:
-        raise CompileError(f"the kernels do not compile:\n{done.stderr}")
-    return done.stdout
-
-
-@functools.cache
-def _compiler_version() -> str:
-    return _gxx("--version")
-
-
-def _cache_folder() -> Path:
-    if base := os.environ.get("NNFAST_CACHE_DIR"):
-        folder = Path(base, "cuda_on_cpu")
-        folder.mkdir(parents=True, exist_ok=True)
-        return folder
-    folder = Path(tempfile.gettempdir(), f"nnfast-{os.getuid()}-cuda_on_cpu")
-    folder.mkdir(mode=0o700, exist_ok=True)
-    if folder.stat().st_uid != os.getuid():
-        # The temporary folder is everybody's: a library planted there by another user would run as us.
-        raise PermissionError(f"{folder} belongs to another user; set NNFAST_CACHE_DIR to a folder of your own")
-    return folder
+    return {name: (before or after or str(MAX_THREADS)).strip() for before, after, name in (m.groups() for m in found)}

@@ -18,7 +18,8 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda import emulator
+from tests.cuda import device, emulator
+from tests.cuda.architectures import ARCHITECTURES
 
 _SAME_AS_NUMPY = """
     float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ dtype newaxis inf nan pi
@@ -220,7 +221,7 @@ class Twin:
         self._order, self._devices = order, devices
         self.ndarray = ndarray
         self.counters = Counters()
-        self.cuda = emulator.runtime(devices)
+        self.cuda = device.runtime(devices, ARCHITECTURES["sm_80"])
         self.RawModule = partial(RawModule, self)
         for name in _SAME_AS_NUMPY:
             setattr(self, name, getattr(np, name))
@@ -367,7 +368,7 @@ class Twin:
 
     def _allocated(self, host: np.ndarray) -> ndarray:
         if not self._devices:
-            raise emulator.CUDARuntimeError(100)
+            raise device.CUDARuntimeError(100)
         self.counters.allocations += 1
         return ndarray(host, self)
 
