@@ -1,10 +1,15 @@
-"""Backends as fixtures: a test that takes `backend` runs on all of them."""
+"""Backends as fixtures: a test that takes `backend` runs on all of them. And what is done where a tool is missing."""
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
+import sys
+from collections.abc import Iterator
+from importlib.util import find_spec
+from pathlib import Path
 
-import hypothesis
 import pytest
 
 from nnfast.backends import Backend, get_backend, unavailable
@@ -15,10 +20,14 @@ from tests.cuda.twin import make_twin
 # The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
 FASTER_BACKENDS = ("numba", "cuda-twin", pytest.param("cuda", marks=pytest.mark.cuda))
 
+# A machine with a GPU runs the tests marked cuda with CuPy, numpy, scipy, numba, scikit-learn, safetensors and pytest
+# alone (test_bare_machine.py). Without hypothesis, the files that import it are not collected.
+if find_spec("hypothesis"):
+    import hypothesis
 
-# No test asserts a time: how long an example takes says more of the machine than of the code.
-hypothesis.settings.register_profile("untimed", deadline=None)
-hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
+    # No test asserts a time: how long an example takes says more of the machine than of the code.
+    hypothesis.settings.register_profile("untimed", deadline=None)
+    hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -29,12 +38,50 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         metavar="NAME",
         help="fail, instead of skipping, tests of a backend that cannot run here",
     )
+    parser.addoption(
+        "--require-tools",
+        action="store_true",
+        help="fail, instead of leaving tests out, where a compiler or a package that they need is missing",
+    )
 
 
 def pytest_configure(config: pytest.Config) -> None:
     for name in config.getoption("--require-backend"):
         if reason := reason_to_skip(name):
             raise pytest.UsageError(f"--require-backend {name}: {reason}")
+    if config.getoption("--require-tools") and (reasons := [*missing_tools()]):
+        raise pytest.UsageError("\n".join(f"--require-tools: {reason}" for reason in reasons))
+
+
+def missing_tools() -> Iterator[str]:
+    """Why tests are left out on this machine, GPUs apart."""
+    if reason := gxx.available():
+        yield reason
+    left_out: dict[str, list[str]] = {}
+    for path in sorted(Path(__file__).parent.rglob("test_*.py")):
+        if names := missing_packages(path):
+            left_out.setdefault(" and ".join(names), []).append(path.name)
+    for names, files in left_out.items():
+        yield f"{names} is not installed; not collected: {', '.join(files)}"
+
+
+@functools.cache
+def missing_packages(path: Path) -> list[str]:
+    """The packages that a test file imports at its top and that are not installed."""
+    statements = ast.parse(path.read_text()).body
+    modules = [alias.name for node in statements if isinstance(node, ast.Import) for alias in node.names]
+    modules += [node.module for node in statements if isinstance(node, ast.ImportFrom) and node.module]
+    packages = {module.partition(".")[0] for module in modules} - sys.stdlib_module_names
+    return sorted(name for name in packages if find_spec(name) is None)
+
+
+def pytest_ignore_collect(collection_path: Path) -> bool | None:
+    is_test = collection_path.name.startswith("test_") and collection_path.suffix == ".py"
+    return True if is_test and missing_packages(collection_path) else None
+
+
+def pytest_report_header() -> list[str]:
+    return [*missing_tools()]
 
 
 def reason_to_skip(name: str) -> str | None:

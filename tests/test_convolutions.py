@@ -21,7 +21,8 @@ from nnfast.network import Network
 from nnfast.optimizers import sgd
 from nnfast.plan import make_plan
 from nnfast.windows import Window
-from tests.image_networks import IMAGE_NETWORKS, convolutions, fits
+from tests.geometries import convolutions, fits
+from tests.image_networks import IMAGE_NETWORKS
 from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, PEER, difference
 
 

@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 import pytest
 import scipy.sparse as sp
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from nnfast.activations import ACTIVATIONS, Activation
-from nnfast.backends import Backend, Program, Recipe, Source, get_backend
-from nnfast.intervals import lies_within, parse_interval
+from nnfast.backends import Backend, Source, get_backend
+from nnfast.intervals import lies_within
 from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D
 from nnfast.losses import LOSSES, Loss
 from nnfast.network import Network
 from nnfast.optimizers import OPTIMIZERS, Optimizer, adam, sgd
 from nnfast.plan import make_plan
-from tests.image_networks import IMAGE_NETWORKS, WITH_DROPOUT, convolutions
+from tests.image_networks import IMAGE_NETWORKS, WITH_DROPOUT
+from tests.programs import assert_one_step_agrees, both, make_program, make_source, recipe, ten_steps
 from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, TEN_STEPS, difference
 
 PAIRS = [
@@ -28,37 +25,6 @@ PAIRS = [
     if lies_within(ACTIVATIONS[activation].range, LOSSES[loss].domain)
 ]
 HIDDEN = [name for name in ACTIVATIONS if not ACTIVATIONS[name].output_only]
-
-
-def make_source(network: Network, loss: Loss, rows: int, dtype: str = "float64", seed: int = 0) -> Source:
-    """Random rows with targets that the loss accepts, and sample weights, some of them zero."""
-    random = np.random.default_rng(seed)
-    inputs = random.normal(size=(rows, network.input_size))
-    if loss.targets == "simplex":
-        targets = random.random((rows, network.output_size)) + 0.01
-        targets /= targets.sum(axis=1, keepdims=True)
-    else:
-        low, high, *_ = parse_interval(loss.targets)
-        targets = random.normal(size=(rows, network.output_size))
-        targets = np.clip(abs(targets), low, high) if np.isfinite(low) else targets
-    weights = random.random(rows) * (random.random(rows) > 0.2)
-    weights[0] = 1.0
-    return Source(*(array.astype(dtype) for array in (inputs, targets, weights)))
-
-
-def make_program(backend: Backend, network: Network, recipe: Recipe, rows: int, seed: int = 3) -> Program:
-    plan = make_plan(network, rows)
-    try:
-        program = backend.compile(plan, recipe)
-    except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
-        pytest.skip(str(refusal))
-    program.parameters = plan.initial_parameters(seed) + 0.01  # biases that are not zero
-    return program
-
-
-def recipe(loss: str | Loss, optimizer: Optimizer | None = None, dtype: str = "float64", **options: object) -> Recipe:
-    chosen = LOSSES[loss] if isinstance(loss, str) else loss
-    return Recipe(chosen, optimizer or sgd(), np.dtype(dtype), **options)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)
@@ -116,14 +82,6 @@ def test_every_shape_gives_the_same_gradient(faster_backend: Backend, shape: str
 def test_every_image_network_gives_the_same_gradient(faster_backend: Backend, name: str, dtype: str) -> None:
     network, rows = IMAGE_NETWORKS[name]
     assert_one_step_agrees(faster_backend, network, recipe("squared_error", dtype=dtype, alpha=0.1), rows)
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(drawn=convolutions(), rows=st.integers(1, 20), seed=st.integers(0, 2**32))
-def test_convolutions_of_any_geometry_agree(faster_backend: Backend, drawn: Any, rows: int, seed: int) -> None:
-    shape, layer = drawn
-    network = Network(shape, [Conv2D(shape[2], 1, activation="tanh"), layer, Flatten(), Dense(2)])
-    assert_one_step_agrees(faster_backend, network, recipe("squared_error"), rows, seed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -361,42 +319,3 @@ def test_formulas_of_ones_own_work_everywhere(faster_backend: Backend) -> None:
     network = Network(4, [Dense(6, swoosh), Dense(2, swoosh)])
     results = [ten_steps(backend, network, recipe(quartic, lion)) for backend in both(faster_backend)]
     assert difference(*reversed(results)) < TEN_STEPS["float64"]
-
-
-@settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-@given(
-    sizes=st.lists(st.integers(1, 40), min_size=2, max_size=5),
-    rows=st.integers(1, 70),
-    seed=st.integers(0, 2**32),
-)
-def test_any_sizes_agree(faster_backend: Backend, sizes: list[int], rows: int, seed: int) -> None:
-    network = Network(sizes[0], [*(Dense(size, "tanh") for size in sizes[1:-1]), Dense(sizes[-1], "sigmoid")])
-    assert_one_step_agrees(faster_backend, network, recipe("binary_cross_entropy", alpha=0.1), rows, seed)
-
-
-def both(faster_backend: Backend) -> tuple[Backend, Backend]:
-    return get_backend("numpy"), faster_backend
-
-
-def ten_steps(backend: Backend, network: Network, settings: Recipe) -> np.ndarray:
-    program = make_program(backend, network, settings, rows=5)
-    program.bind(make_source(network, settings.loss, 13))
-    order = np.arange(50) * 7 % 13
-    program.run(order, np.arange(0, 51, 5), np.full(10, 0.01), first_step=0)
-    return program.parameters
-
-
-def assert_one_step_agrees(
-    faster_backend: Backend, network: Network, settings: Recipe, rows: int, seed: int = 0
-) -> None:
-    source = make_source(network, settings.loss, rows, settings.dtype.name, seed)
-    (loss, gradient), (reference_loss, reference_gradient) = (
-        make_program(backend, network, settings, rows, seed).loss_and_gradient(source)
-        for backend in (faster_backend, get_backend("numpy"))
-    )
-    tolerance = ONE_STEP[settings.dtype.name]
-    assert loss == pytest.approx(reference_loss, rel=tolerance)
-    assert gradient.dtype == settings.dtype
-    for span in make_plan(network, 1).weight_spans:
-        assert difference(span.view(gradient), span.view(reference_gradient)) < tolerance
-    assert difference(gradient, reference_gradient) < tolerance

@@ -1,0 +1,73 @@
+"""Small programs on any backend, and what it means that two backends agree on them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from nnfast.backends import Backend, Program, Recipe, Source, get_backend
+from nnfast.intervals import parse_interval
+from nnfast.losses import LOSSES, Loss
+from nnfast.network import Network
+from nnfast.optimizers import Optimizer, sgd
+from nnfast.plan import make_plan
+from tests.tolerances import ONE_STEP, difference
+
+
+def make_source(network: Network, loss: Loss, rows: int, dtype: str = "float64", seed: int = 0) -> Source:
+    """Random rows with targets that the loss accepts, and sample weights, some of them zero."""
+    random = np.random.default_rng(seed)
+    inputs = random.normal(size=(rows, network.input_size))
+    if loss.targets == "simplex":
+        targets = random.random((rows, network.output_size)) + 0.01
+        targets /= targets.sum(axis=1, keepdims=True)
+    else:
+        low, high, *_ = parse_interval(loss.targets)
+        targets = random.normal(size=(rows, network.output_size))
+        targets = np.clip(abs(targets), low, high) if np.isfinite(low) else targets
+    weights = random.random(rows) * (random.random(rows) > 0.2)
+    weights[0] = 1.0
+    return Source(*(array.astype(dtype) for array in (inputs, targets, weights)))
+
+
+def make_program(backend: Backend, network: Network, recipe: Recipe, rows: int, seed: int = 3) -> Program:
+    plan = make_plan(network, rows)
+    try:
+        program = backend.compile(plan, recipe)
+    except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
+        pytest.skip(str(refusal))
+    program.parameters = plan.initial_parameters(seed) + 0.01  # biases that are not zero
+    return program
+
+
+def recipe(loss: str | Loss, optimizer: Optimizer | None = None, dtype: str = "float64", **options: object) -> Recipe:
+    chosen = LOSSES[loss] if isinstance(loss, str) else loss
+    return Recipe(chosen, optimizer or sgd(), np.dtype(dtype), **options)  # type: ignore[arg-type]
+
+
+def both(faster_backend: Backend) -> tuple[Backend, Backend]:
+    return get_backend("numpy"), faster_backend
+
+
+def ten_steps(backend: Backend, network: Network, settings: Recipe) -> np.ndarray:
+    program = make_program(backend, network, settings, rows=5)
+    program.bind(make_source(network, settings.loss, 13))
+    order = np.arange(50) * 7 % 13
+    program.run(order, np.arange(0, 51, 5), np.full(10, 0.01), first_step=0)
+    return program.parameters
+
+
+def assert_one_step_agrees(
+    faster_backend: Backend, network: Network, settings: Recipe, rows: int, seed: int = 0
+) -> None:
+    source = make_source(network, settings.loss, rows, settings.dtype.name, seed)
+    (loss, gradient), (reference_loss, reference_gradient) = (
+        make_program(backend, network, settings, rows, seed).loss_and_gradient(source)
+        for backend in (faster_backend, get_backend("numpy"))
+    )
+    tolerance = ONE_STEP[settings.dtype.name]
+    assert loss == pytest.approx(reference_loss, rel=tolerance)
+    assert gradient.dtype == settings.dtype
+    for span in make_plan(network, 1).weight_spans:
+        assert difference(span.view(gradient), span.view(reference_gradient)) < tolerance
+    assert difference(gradient, reference_gradient) < tolerance
