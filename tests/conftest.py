@@ -14,7 +14,7 @@ import pytest
 
 from nnfast.backends import Backend, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend
-from tests.cuda import gxx
+from tests.cuda import gate, gxx
 from tests.cuda.twin import make_twin
 
 # The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
@@ -55,8 +55,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 def missing_tools() -> Iterator[str]:
     """Why tests are left out on this machine, GPUs apart."""
-    if reason := gxx.available():
-        yield reason
+    yield from filter(None, (gxx.available(), gate.unavailable_reason()))
     left_out: dict[str, list[str]] = {}
     for path in sorted(Path(__file__).parent.rglob("test_*.py")):
         if names := missing_packages(path):

@@ -1,0 +1,206 @@
+"""The compile gate: every CUDA text that the project makes, through NVIDIA's own compiler, for every architecture.
+
+It needs no GPU, no driver and no CuPy, only the compiler's library from the package nvidia-cuda-nvrtc. A warning is an
+error; so are registers spilled to memory and more registers than a kernel's budget. Run as a module, it compiles all
+texts for all architectures and prints what each kernel takes, as Markdown:
+
+    python -m tests.cuda.gate
+"""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import importlib.util
+import re
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from nnfast.activations import ACTIVATIONS
+from nnfast.backends.cuda import THREADS
+from nnfast.intervals import lies_within
+from nnfast.kernels.cuda import sources
+from nnfast.losses import LOSSES
+from nnfast.optimizers import OPTIMIZERS, sgd
+from tests.cuda.architectures import ARCHITECTURES
+
+OPTIONS = ("--std=c++17", "-Werror", "all-warnings", "--ptxas-options=-v")
+
+# With 64 registers a multiprocessor holds 1024 threads of a kernel, half of what it can hold at most. A kernel that is
+# better off with more has its own entry.
+REGISTERS = {"": 64}
+
+# Threads of a block and bytes of dynamic shared memory with which a kernel is launched, where not THREADS and none.
+LAUNCHES: dict[str, tuple[int, int]] = {}
+
+DTYPES = [np.dtype("float32"), np.dtype("float64")]
+
+
+class GateError(RuntimeError):
+    """A text that does not pass."""
+
+
+@dataclass(frozen=True)
+class Text:
+    """A text that the project compiles at run time. file: in kernels/cuda."""
+
+    file: str
+    dtype: str
+    formula: str
+    code: str
+
+
+@dataclass(frozen=True)
+class Usage:
+    """What one kernel takes on one architecture, as its assembler says. Sizes in bytes."""
+
+    kernel: str
+    architecture: str
+    registers: int
+    shared_memory: int
+    stack: int
+    spills: int
+
+    @property
+    def occupancy(self) -> float:
+        """The share of a multiprocessor's warps that can be resident (see Architecture.occupancy)."""
+        threads, dynamic = LAUNCHES.get(self.kernel, (THREADS, 0))
+        return ARCHITECTURES[self.architecture].occupancy(threads, self.registers, self.shared_memory + dynamic)
+
+    def check(self) -> None:
+        """Raises GateError for spilled registers, and for more than the kernel's budget."""
+        budget = REGISTERS.get(self.kernel, REGISTERS[""])
+        where = f"kernel {self.kernel!r} for {self.architecture}"
+        if self.spills:
+            raise GateError(f"{where} spills {self.spills} bytes of registers to memory")
+        if self.registers > budget:
+            raise GateError(f"{where} takes {self.registers} registers; its budget is {budget}")
+
+
+def texts() -> Iterator[Text]:
+    """Everything the tables of formulas make of the files in kernels/cuda."""
+    for dtype in DTYPES:
+        name = dtype.name
+        for activation in ACTIVATIONS.values():
+            if not activation.output_only:
+                yield Text("value", name, activation.name, sources.value_source(activation, dtype))
+                yield Text("derivative", name, activation.name, sources.derivative_source(activation, dtype))
+            for loss in LOSSES.values():
+                if lies_within(activation.range, loss.domain):
+                    pair = f"{activation.name} + {loss.name}"
+                    yield Text("loss", name, pair, sources.loss_source(activation, loss, dtype))
+        optimizers = {name: make() for name, make in OPTIMIZERS.items()}
+        optimizers |= {"momentum": sgd(0.9), "nesterov": sgd(0.9, nesterov=True)}
+        for optimizer_name, optimizer in optimizers.items():
+            yield Text("update", name, optimizer_name, sources.update_source(optimizer, dtype))
+        for source in sources.C_TYPES:
+            yield Text("gather", name, f"of {source}", sources.gather_source(np.dtype(source), dtype))
+        yield Text("dropout", name, "", sources.dropout_source(dtype))
+
+
+def representatives() -> list[Text]:
+    """The longest text of each file and type: what no architecture is spared."""
+    longest: dict[tuple[str, str], Text] = {}
+    for text in texts():
+        key = text.file, text.dtype
+        if key not in longest or len(text.code) > len(longest[key].code):
+            longest[key] = text
+    return [*longest.values()]
+
+
+def unavailable_reason() -> str | None:
+    """None where the compiler can be called, otherwise why not."""
+    return None if _libraries() else "NVRTC is not installed; install nvidia-cuda-nvrtc"
+
+
+def compile_text(code: str, architecture: str, options: tuple[str, ...] = OPTIONS) -> list[Usage]:
+    """Compile to machine code for an architecture ("sm_90"). Raises GateError with the compiler's messages."""
+    nvrtc = _nvrtc()
+    program = ctypes.c_void_p()
+    nvrtc.nvrtcCreateProgram(ctypes.byref(program), code.encode(), b"kernel.cu", 0, None, None)
+    try:
+        arguments = [f"--gpu-architecture={architecture}".encode(), *(option.encode() for option in options)]
+        failed = nvrtc.nvrtcCompileProgram(program, len(arguments), (ctypes.c_char_p * len(arguments))(*arguments))
+        size = ctypes.c_size_t()
+        nvrtc.nvrtcGetProgramLogSize(program, ctypes.byref(size))
+        log = ctypes.create_string_buffer(size.value)
+        nvrtc.nvrtcGetProgramLog(program, log)
+    finally:
+        nvrtc.nvrtcDestroyProgram(ctypes.byref(program))
+    if failed:
+        nvrtc.nvrtcGetErrorString.restype = ctypes.c_char_p
+        raise GateError(f"{architecture}: {nvrtc.nvrtcGetErrorString(failed).decode()}\n{log.value.decode()}")
+    return [*_usages(log.value.decode())]
+
+
+def compile_all(pairs: Iterable[tuple[Text, str]]) -> list[tuple[Text, Usage]]:
+    """Compile (text, architecture) pairs and check each kernel. Raises GateError, which names the text."""
+    results = []
+    for text, architecture in pairs:
+        try:
+            for usage in compile_text(text.code, architecture):
+                usage.check()
+                results.append((text, usage))
+        except GateError as error:
+            raise GateError(f"{text.file}.cu ({text.formula}, {text.dtype}): {error}") from None
+    return results
+
+
+def _usages(log: str) -> Iterator[Usage]:
+    """What the assembler reports: a paragraph for each kernel."""
+    for paragraph in re.split(r"(?=Compiling entry function)", log)[1:]:
+        head = re.match(r"Compiling entry function '(\w+)' for '(\w+)'", paragraph)
+        assert head, paragraph
+
+        def number(pattern: str, paragraph: str = paragraph) -> int:
+            found = re.search(pattern, paragraph)
+            return int(found[1]) if found else 0
+
+        registers = number(r"Used (\d+) registers")
+        assert registers, f"the assembler's report has changed:\n{log}"
+        spills = number(r"(\d+) bytes spill stores") + number(r"(\d+) bytes spill loads")
+        stack = number(r"(\d+) bytes stack frame")
+        yield Usage(head[1], head[2], registers, number(r"(\d+) bytes smem"), stack, spills)
+
+
+@functools.cache
+def _nvrtc() -> ctypes.CDLL:
+    return ctypes.CDLL(_libraries()[-1])
+
+
+@functools.cache
+def _libraries() -> list[str]:
+    """The compiler's libraries in NVIDIA's packages, the newest last."""
+    package = importlib.util.find_spec("nvidia")
+    folders = [Path(folder) for folder in (package.submodule_search_locations or [])] if package else []
+    found = [path for folder in folders for path in folder.glob("*/lib/libnvrtc.so.*") if path.suffix[1:].isdigit()]
+    return [str(path) for path in sorted(found, key=lambda path: int(path.suffix[1:]))]
+
+
+def markdown(results: list[tuple[Text, Usage]]) -> str:
+    """A row for each kernel and type: the most registers that a formula takes / the occupancy they leave; bytes."""
+    kernels: dict[tuple[str, str, str], list[tuple[Text, Usage]]] = {}
+    for text, usage in results:
+        kernels.setdefault((usage.kernel, f"{text.file}.cu", text.dtype), []).append((text, usage))
+    names = [*dict.fromkeys(usage.architecture for _, usage in results)]
+    lines = [
+        f"| kernel | in | T | texts | shared | stack | {' | '.join(names)} |",
+        f"|---|---|---|--:|--:|--:|{'--:|' * len(names)}",
+    ]
+    for (kernel, file, dtype), of_kernel in kernels.items():
+        usages = [usage for _, usage in of_kernel]
+        cells = []
+        for name in names:
+            most = max((usage for usage in usages if usage.architecture == name), key=lambda usage: usage.registers)
+            cells.append(f"{most.registers} / {100 * most.occupancy:.0f}%")
+        shared, stack = (max(getattr(usage, size) for usage in usages) for size in ("shared_memory", "stack"))
+        number = len({text.code for text, _ in of_kernel})
+        lines.append(f"| {kernel} | `{file}` | {dtype} | {number} | {shared} | {stack} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown(compile_all((text, name) for text in texts() for name in ARCHITECTURES)))
