@@ -179,6 +179,12 @@ def test_dropout_of_pixels_trains_to_the_same_parameters(faster_backend: Backend
     assert difference(*reversed(results)) < TEN_STEPS["float64"]
 
 
+def test_a_network_may_begin_with_dropout(faster_backend: Backend) -> None:
+    network = Network(6, [Dropout(0.2), Dropout(0.5), Dense(9, "relu"), Dense(2)])
+    results = [ten_steps(backend, network, recipe("squared_error")) for backend in both(faster_backend)]
+    assert difference(*reversed(results)) < TEN_STEPS["float64"]
+
+
 def test_a_batch_whose_weights_are_all_zero_changes_nothing(backend: Backend) -> None:
     network = Network(3, [Dense(4, "relu"), Dense(1)])
     program = make_program(backend, network, recipe("squared_error", adam(), alpha=0.5), rows=2)
