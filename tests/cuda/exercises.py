@@ -1,0 +1,196 @@
+"""Runs of every CUDA text and of the backend around them, held to NumPy: what a mutant must not pass.
+
+`exercise(file, text, order)` runs what one file holds, with `text` in its place. A kernel of kernels/cuda is reached
+through the backend, so that whatever the backend does with it is part of the check.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import scipy.sparse as sp
+
+import nnfast.backends.cuda
+from nnfast.backends import Backend, Recipe, Source, get_backend
+from nnfast.kernels.cuda import sources
+from nnfast.network import Dense, Dropout, Network
+from nnfast.optimizers import adam, sgd
+from tests.cuda import emulator, gate
+from tests.cuda.twin import make_twin
+from tests.programs import make_program, recipe
+from tests.tolerances import ONE_STEP, TEN_STEPS, difference
+
+ROOT = Path(__file__).resolve().parents[2]
+BACKEND = "nnfast/backends/cuda.py"
+KERNELS = "kernels/cuda/"
+TEST_KERNELS = "tests/cuda/kernels/"
+
+
+def exercise(file: str, text: str, order: str) -> None:
+    """Raises AssertionError where numbers are not NumPy's, and what the emulator and the twin raise.
+
+    file: below the project's root; order: of threads and blocks, one of emulator.ORDERS.
+    """
+    if file.startswith(TEST_KERNELS):
+        RUNS[Path(file).stem](emulator.load(text), order)
+    else:
+        with _replaced(file, text) as make_backend:
+            for case in CASES:
+                case.check(make_backend(make_twin(order)))
+
+
+def compiled_text(file: str, text: str) -> str:
+    """A CUDA text of the project that contains this one: the first that gate.texts() makes of the file."""
+    if file.startswith(TEST_KERNELS):
+        return text
+    with _replaced(file, text):
+        return next(made.code for made in gate.texts() if made.file == Path(file).stem)
+
+
+@contextmanager
+def _replaced(file: str, text: str) -> Iterator[Callable[..., Backend]]:
+    """The CUDA backend's class while `text` stands in for a file: one of the kernels', or its own."""
+    if file == BACKEND:
+        module = types.ModuleType("nnfast.backends.mutated_cuda")
+        module.__package__ = "nnfast.backends"
+        with patch.dict("sys.modules", {module.__name__: module}):
+            exec(compile(text, file, "exec"), module.__dict__)
+            yield module.CudaBackend
+    else:
+        assert file.startswith(KERNELS), file
+        original = sources._file
+        changed = Path(file).stem
+        with patch.object(sources, "_file", lambda name: text if name == changed else original(name)):
+            yield nnfast.backends.cuda.CudaBackend
+
+
+# The project's kernels
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """A few steps of training, an evaluation and a prediction, on the backend under test and on NumPy."""
+
+    network: Network
+    recipe: Recipe
+    make_inputs: Callable[[np.random.Generator], object]
+    make_targets: Callable[[np.random.Generator], np.ndarray]
+    rows: int = 23
+    batch: int = 8
+    steps: int = 4
+    scale: float = 1.0
+    max_blocks: int = nnfast.backends.cuda.MAX_BLOCKS
+
+    def check(self, backend: Backend) -> None:
+        with patch.object(sys.modules[type(backend).__module__], "MAX_BLOCKS", self.max_blocks):
+            results = self.run(backend)
+        for ours, reference in zip(results, self.reference, strict=True):
+            assert difference(ours, reference) < TEN_STEPS[self.recipe.dtype.name]
+
+    @functools.cached_property
+    def reference(self) -> list[np.ndarray]:
+        return self.run(get_backend("numpy"))
+
+    def run(self, backend: Backend) -> list[np.ndarray]:
+        random = np.random.default_rng(5)
+        weights = random.random(self.rows).astype(self.recipe.dtype)
+        source = Source(self.make_inputs(random), self.make_targets(random), weights, self.scale)
+        program = make_program(backend, self.network, self.recipe, self.batch)
+        program.bind(source)
+        count = (self.steps - 1) * self.batch + self.batch // 2  # the last batch is half a one
+        bounds = np.append(np.arange(0, count, self.batch), count)
+        losses = program.run(np.arange(count) * 7 % self.rows, bounds, np.full(self.steps, 0.01), first_step=2**33 + 3)
+        loss, outputs = program.evaluate(source)
+        return [losses, program.parameters, program.slots, np.array(loss), outputs, program.predict(source)]
+
+
+def _csr(random: np.random.Generator) -> sp.csr_array:
+    return sp.csr_array(random.normal(size=(23, 7)) * (random.random((23, 7)) < 0.4))
+
+
+CASES = [
+    # bytes, labels, dropout of an odd number of elements, softmax with cross-entropy
+    Case(
+        Network(7, [Dense(5, "tanh"), Dropout(0.3), Dense(3, "softmax")]),
+        recipe("cross_entropy", adam(), alpha=0.1, seed=2**40 + 1),
+        lambda random: random.integers(0, 256, (23, 7)).astype(np.uint8),
+        lambda random: random.integers(0, 3, 23),
+        batch=7,
+        scale=1 / 255,
+    ),
+    # outputs whose exponentials overflow
+    Case(
+        Network(2, [Dense(3, "softmax")]),
+        recipe("cross_entropy", sgd()),
+        lambda random: 1e3 * random.normal(size=(23, 2)),
+        lambda random: random.integers(0, 3, 23),
+    ),
+    # sparse rows, a derivative that reads z, softmax with a loss of its own
+    Case(
+        Network(7, [Dense(6, "gelu"), Dense(4, "softmax")]),
+        recipe("huber", sgd(0.9), l1=0.01),
+        _csr,
+        lambda random: random.random((23, 4)),
+    ),
+    # float32, several blocks, a canonical pair, an odd number of columns
+    Case(
+        Network(3, [Dense(33, "relu"), Dense(5, "sigmoid")]),
+        recipe("binary_cross_entropy", sgd(), "float32"),
+        lambda random: random.normal(size=(40, 3)).astype(np.float32),
+        lambda random: (random.random((40, 5)) < 0.5).astype(np.float32),
+        rows=40,
+        batch=32,
+        steps=2,
+    ),
+    # one block strides over everything; an elementwise loss without a pair
+    Case(
+        Network(2, [Dropout(0.5), Dense(3, "silu"), Dense(1, "tanh")]),
+        recipe("absolute_error", sgd()),
+        lambda random: random.normal(size=(300, 2)),
+        lambda random: random.random((300, 1)),
+        rows=300,
+        batch=300,
+        steps=2,
+        max_blocks=1,
+    ),
+]
+
+
+# The kernels that test the emulator, on sizes that fit nothing
+
+
+def _run_reduction(module: emulator.Module, order: str) -> None:
+    random = np.random.default_rng(0)
+    for rows, columns, threads in ((3, 1, 32), (5, 700, 256), (1, 257, 64)):
+        x, sums = random.standard_normal((rows, columns)).astype(np.float32), np.zeros(rows, np.float32)
+        module.get_function("sum_rows")((rows,), (threads,), (x, sums, np.int32(columns)), order=order)
+        assert difference(sums, x.sum(axis=1, dtype=np.float64)) < ONE_STEP["float32"]
+
+
+def _run_transposition(module: emulator.Module, order: str) -> None:
+    for rows, columns in ((1, 1), (16, 16), (19, 45)):
+        x = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
+        y = np.full((columns, rows), np.nan, np.float32)
+        grid = (-(-columns // 16), -(-rows // 16))
+        module.get_function("transpose")(grid, (16, 16), (x, y, np.int32(rows), np.int32(columns)), order=order)
+        np.testing.assert_array_equal(y, x.T)
+
+
+def _run_histogram(module: emulator.Module, order: str) -> None:
+    random = np.random.default_rng(0)
+    for n, bins in ((1, 1), (1000, 70)):
+        values, counts = random.integers(0, bins, n).astype(np.uint8), np.zeros(bins, np.int32)
+        arguments = (values, counts, np.int32(n), np.int32(bins))
+        module.get_function("histogram")((3,), (64,), arguments, shared_mem=4 * bins, order=order)
+        np.testing.assert_array_equal(counts, np.bincount(values, minlength=bins))
+
+
+RUNS = {"reduction": _run_reduction, "transposition": _run_transposition, "histogram": _run_histogram}
