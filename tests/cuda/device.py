@@ -1,29 +1,47 @@
-"""The part of `cupy.cuda` that a program asks about devices, on a machine that has none."""
+"""The part of `cupy.cuda` that a program asks about devices and their memory, on a machine that has none."""
 
+from __future__ import annotations
+
+import weakref
 from types import SimpleNamespace
 from typing import Any, Self
 
 from tests.cuda.architectures import SHARED_MEMORY_DEFAULT, Architecture
 from tests.cuda.emulator import MAX_THREADS
+from tests.cuda.streams import CUDARuntimeError, Memory, Streams
 
-_RUNTIME_ERRORS = {
-    100: "cudaErrorNoDevice: no CUDA-capable device is detected",
-    101: "cudaErrorInvalidDevice: invalid device ordinal",
-}
-
-
-class CUDARuntimeError(RuntimeError):
-    """An error of the CUDA runtime, by its number, as `cupy.cuda.runtime.CUDARuntimeError`."""
-
-    def __init__(self, status: int) -> None:
-        super().__init__(_RUNTIME_ERRORS[status])
-        self.status = status
+_VERSION = 13000
+_UNIT = 512  # bytes in which the pool gives memory out
 
 
-def runtime(devices: int, architecture: Architecture) -> SimpleNamespace:
-    """The part of `cupy.cuda` that asks about devices and waits for them; all work here is already done."""
-    version = 13000
-    memory = 8 << 30
+class OutOfMemoryError(MemoryError):
+    """As `cupy.cuda.memory.OutOfMemoryError`."""
+
+    def __init__(self, size: int, total: int) -> None:
+        super().__init__(f"Out of memory allocating {size:,} bytes (allocated so far: {total:,} bytes).")
+
+
+class Pool:
+    """Counts a device's memory; it keeps none that an array has given back."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self.used = 0
+
+    def take(self, memory: Memory) -> None:
+        """Raises OutOfMemoryError where that much is not free; given back when nobody has the memory any longer."""
+        size = -(-memory.host.nbytes // _UNIT) * _UNIT
+        if self.used + size > self.size:
+            raise OutOfMemoryError(size, self.used)
+        self.used += size
+        weakref.finalize(memory, self._give_back, size)
+
+    def _give_back(self, size: int) -> None:
+        self.used -= size
+
+
+def make_cuda(devices: int, architecture: Architecture, pool: Pool, streams: Streams) -> SimpleNamespace:
+    """What stands for the module `cupy.cuda`."""
     current = [0]
 
     def count() -> int:
@@ -40,7 +58,7 @@ def runtime(devices: int, architecture: Architecture) -> SimpleNamespace:
         checked(number)
         return {
             "name": b"Emulated GPU",
-            "totalGlobalMem": memory,
+            "totalGlobalMem": pool.size,
             "multiProcessorCount": 4,
             "major": architecture.major,
             "minor": architecture.minor,
@@ -61,6 +79,7 @@ def runtime(devices: int, architecture: Architecture) -> SimpleNamespace:
 
         def synchronize(self) -> None:
             checked(self.id)
+            streams.wait_for_all()
 
         @property
         def compute_capability(self) -> str:
@@ -68,7 +87,8 @@ def runtime(devices: int, architecture: Architecture) -> SimpleNamespace:
 
         @property
         def mem_info(self) -> tuple[int, int]:
-            return memory, properties(self.id)["totalGlobalMem"]
+            total = properties(self.id)["totalGlobalMem"]
+            return total - pool.used, total
 
         def __enter__(self) -> Self:
             current.append(checked(self.id))
@@ -77,37 +97,20 @@ def runtime(devices: int, architecture: Architecture) -> SimpleNamespace:
         def __exit__(self, *exception: object) -> None:
             current.pop()
 
-    class Stream:
-        """A stream; its work is done when it is given."""
-
-        done = True
-
-        def __init__(self, null: bool = False, non_blocking: bool = False) -> None:
-            checked(current[-1])
-
-        def synchronize(self) -> None:
-            pass
-
-        def __enter__(self) -> Self:
-            streams.append(self)
-            return self
-
-        def __exit__(self, *exception: object) -> None:
-            streams.pop()
-
-    streams: list[Stream] = []
     return SimpleNamespace(
         Device=Device,
-        Stream=Stream,
-        get_current_stream=lambda: streams[-1] if streams else Stream(null=True),
+        Stream=streams.Stream,
+        Event=streams.Event,
+        get_current_stream=lambda: streams.current,
         is_available=lambda: devices > 0,
+        memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(
             CUDARuntimeError=CUDARuntimeError,
             getDevice=lambda: checked(current[-1]),
             getDeviceCount=count,
             getDeviceProperties=properties,
-            deviceSynchronize=lambda: None,
-            driverGetVersion=lambda: version,
-            runtimeGetVersion=lambda: version,
+            deviceSynchronize=streams.wait_for_all,
+            driverGetVersion=lambda: _VERSION,
+            runtimeGetVersion=lambda: _VERSION,
         ),
     )

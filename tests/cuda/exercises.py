@@ -40,7 +40,10 @@ def exercise(file: str, text: str, order: str) -> None:
     file: below the project's root; order: of threads and blocks, one of emulator.ORDERS.
     """
     if file.startswith(TEST_KERNELS):
-        RUNS[Path(file).stem](emulator.load(text), order)
+        module = emulator.load(text)
+        RUNS[Path(file).stem](
+            lambda name, *launch, **options: module.get_function(name)(*launch, **options, order=order)
+        )
     else:
         with _replaced(file, text) as make_backend:
             for case in CASES:
@@ -164,32 +167,32 @@ CASES = [
 ]
 
 
-# The kernels that test the emulator, on sizes that fit nothing
+# The kernels that test the emulator, on sizes that fit nothing: `launch` takes a kernel's name and what a launch takes,
+# with NumPy's arrays.
 
 
-def _run_reduction(module: emulator.Module, order: str) -> None:
+def _run_reduction(launch: Callable[..., None]) -> None:
     random = np.random.default_rng(0)
     for rows, columns, threads in ((3, 1, 32), (5, 700, 256), (1, 257, 64)):
         x, sums = random.standard_normal((rows, columns)).astype(np.float32), np.zeros(rows, np.float32)
-        module.get_function("sum_rows")((rows,), (threads,), (x, sums, np.int32(columns)), order=order)
+        launch("sum_rows", (rows,), (threads,), (x, sums, np.int32(columns)))
         assert difference(sums, x.sum(axis=1, dtype=np.float64)) < ONE_STEP["float32"]
 
 
-def _run_transposition(module: emulator.Module, order: str) -> None:
+def _run_transposition(launch: Callable[..., None]) -> None:
     for rows, columns in ((1, 1), (16, 16), (19, 45)):
         x = np.arange(rows * columns, dtype=np.float32).reshape(rows, columns)
         y = np.full((columns, rows), np.nan, np.float32)
         grid = (-(-columns // 16), -(-rows // 16))
-        module.get_function("transpose")(grid, (16, 16), (x, y, np.int32(rows), np.int32(columns)), order=order)
+        launch("transpose", grid, (16, 16), (x, y, np.int32(rows), np.int32(columns)))
         np.testing.assert_array_equal(y, x.T)
 
 
-def _run_histogram(module: emulator.Module, order: str) -> None:
+def _run_histogram(launch: Callable[..., None]) -> None:
     random = np.random.default_rng(0)
     for n, bins in ((1, 1), (1000, 70)):
         values, counts = random.integers(0, bins, n).astype(np.uint8), np.zeros(bins, np.int32)
-        arguments = (values, counts, np.int32(n), np.int32(bins))
-        module.get_function("histogram")((3,), (64,), arguments, shared_mem=4 * bins, order=order)
+        launch("histogram", (3,), (64,), (values, counts, np.int32(n), np.int32(bins)), shared_mem=4 * bins)
         np.testing.assert_array_equal(counts, np.bincount(values, minlength=bins))
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.cuda import device, emulator, gxx
-from tests.cuda.architectures import ARCHITECTURES
+from tests.cuda import emulator, gxx
 
 pytestmark = pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))
 
@@ -248,23 +247,3 @@ def test_a_missing_compiler_is_a_reason(monkeypatch, tmp_path):
 def test_launches_hold_the_interpreters_lock():
     # threadIdx and its like exist once per library, so two launches at the same time would mix them up.
     assert isinstance(emulator.load(TYPES).library, ctypes.PyDLL)
-
-
-def test_the_runtime_answers_for_its_devices():
-    cuda = device.runtime(2, ARCHITECTURES["sm_80"])
-    assert cuda.runtime.getDeviceCount() == 2
-    assert cuda.runtime.getDeviceProperties(1)["name"] == b"Emulated GPU"
-    with cuda.Device(1) as selected:
-        assert cuda.runtime.getDevice() == cuda.Device().id == 1
-        selected.synchronize()
-        with cuda.Stream() as stream:
-            assert cuda.get_current_stream() is stream
-            stream.synchronize()
-    assert cuda.runtime.getDevice() == 0
-    cuda.Device(1).use()
-    assert cuda.runtime.getDevice() == 1
-    for ask in (cuda.runtime.getDeviceProperties, lambda n: cuda.Device(n).use()):
-        with pytest.raises(cuda.runtime.CUDARuntimeError, match="cudaErrorInvalidDevice"):
-            ask(2)
-    with pytest.raises(RuntimeError, match="cudaErrorNoDevice"):
-        device.runtime(0, ARCHITECTURES["sm_80"]).runtime.getDeviceCount()

@@ -301,12 +301,15 @@ def test_a_module_refuses_a_list_of_options_and_an_unknown_kernel(xp):
 @pytest.mark.parametrize(
     ("work", "counted"),
     [
-        (lambda m, a: m.asarray(HOST), {"host_to_device": 1, "allocations": 1}),
-        (lambda m, a: a.set(HOST), {"host_to_device": 1}),
-        (lambda m, a: a.get(), {"device_to_host": 1}),
-        (lambda m, a: m.asnumpy(a), {"device_to_host": 1}),
-        (lambda m, a: float(a[0, 0]), {"device_to_host": 1}),
-        (lambda m, a: bool(a[0, 0]), {"device_to_host": 1}),
+        (lambda m, a: m.asarray(HOST), {"host_to_device": 1, "bytes_to_device": 48, "allocations": 1}),
+        (lambda m, a: a.set(HOST), {"host_to_device": 1, "bytes_to_device": 48}),
+        (lambda m, a: a.get(), {"device_to_host": 1, "bytes_to_host": 48, "synchronizations": 1}),
+        (lambda m, a: m.asnumpy(a), {"device_to_host": 1, "bytes_to_host": 48, "synchronizations": 1}),
+        (lambda m, a: float(a[0, 0]), {"device_to_host": 1, "bytes_to_host": 4, "synchronizations": 1}),
+        (lambda m, a: bool(a[0, 0]), {"device_to_host": 1, "bytes_to_host": 4, "synchronizations": 1}),
+        (lambda m, a: m.cuda.get_current_stream().synchronize(), {"synchronizations": 1}),
+        (lambda m, a: m.cuda.runtime.deviceSynchronize(), {"synchronizations": 1}),
+        (lambda m, a: m.cuda.Device().synchronize(), {"synchronizations": 1}),
         (lambda m, a: (m.asnumpy(HOST), m.asarray(a), a.T, a[1:, 0], a.reshape(-1), a.ravel(), len(a)), {}),
         (lambda m, a: m.empty(3), {"allocations": 1}),
         (lambda m, a: m.zeros(3), {"allocations": 1, "array_operations": 1}),
@@ -319,7 +322,16 @@ def test_a_module_refuses_a_list_of_options_and_an_unknown_kernel(xp):
         (lambda m, a: m.ascontiguousarray(a), {}),
         (lambda m, a: a.fill(0), {"array_operations": 1}),
         (lambda m, a: m.copyto(a, 0), {"array_operations": 1}),
-        (lambda m, a: a[a > 0], {"allocations": 2, "array_operations": 2, "device_to_host": 1}),
+        (
+            lambda m, a: a[a > 0],
+            {
+                "allocations": 2,
+                "array_operations": 2,
+                "device_to_host": 1,
+                "bytes_to_host": 8,
+                "synchronizations": 1,
+            },
+        ),
     ],
 )
 def test_every_transfer_operation_and_allocation_is_counted(xp, dev, work, counted):
@@ -348,6 +360,12 @@ def test_it_stands_in_for_the_module_cupy(monkeypatch, xp):
 # Level 5: the real CuPy, imported where no GPU is
 
 
+def captured_graph(xp):
+    stream = xp.cuda.Stream(non_blocking=True)
+    stream.begin_capture()
+    return stream.end_capture()
+
+
 def test_every_name_it_offers_exists_in_cupy(xp, dev):
     cupy = pytest.importorskip("cupy")
     pairs = [
@@ -358,6 +376,9 @@ def test_every_name_it_offers_exists_in_cupy(xp, dev):
         (xp.cuda.runtime, cupy.cuda.runtime),
         (xp.cuda.Device(), cupy.cuda.Device),
         (xp.cuda.Stream(), cupy.cuda.Stream),
+        (xp.cuda.Event(), cupy.cuda.Event),
+        (captured_graph(xp), cupy.cuda.Graph),
+        (xp.cuda.memory, cupy.cuda.memory),
     ]
     ours_alone = {"counters", "count", "index"}  # a named tuple has the last two
     checked = 0
@@ -366,6 +387,14 @@ def test_every_name_it_offers_exists_in_cupy(xp, dev):
         checked += len(names)
         assert not {name for name in names if not hasattr(theirs, name)}
     assert checked > 100
+
+
+@needs_compiler
+def test_a_kernel_has_no_attribute_that_cupys_has_not(xp):
+    cupy = pytest.importorskip("cupy")
+    kernel = xp.RawModule(code=AXPY).get_function("axpy")
+    assert {*offered(kernel)} <= {*dir(cupy.RawKernel)}
+    assert {*kernel.attributes} <= {*dir(cupy.RawKernel)}
 
 
 def test_parameters_are_named_and_placed_as_cupys(xp):

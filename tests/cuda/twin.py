@@ -3,13 +3,13 @@
 `make_twin()` gives an object to use where the module `cupy` would be. The backend's own text runs on it
 unchanged, so a whole training run can be compared with the NumPy backend without a GPU. It refuses what CuPy
 refuses, and what CuPy does in silence but is a slip in our code: the message of the second kind begins with
-"twin:". Fresh memory is NaN, so what is read before it is written shows. Transfers, launches, operations and
-allocations are counted. It proves nothing about cuBLAS' rounding, asynchrony or speed.
+"twin:". Fresh memory is NaN, so what is read before it is written shows. Streams, captured graphs and what they
+refuse are in streams.py. Transfers, launches, operations, allocations and waits are counted. It proves nothing
+about cuBLAS' rounding, asynchrony or speed.
 """
 
 from collections import namedtuple
 from collections.abc import Callable
-from dataclasses import dataclass, fields
 from functools import partial
 from importlib.machinery import ModuleSpec
 from operator import attrgetter
@@ -18,8 +18,10 @@ from typing import Any
 
 import numpy as np
 
-from tests.cuda import device, emulator
-from tests.cuda.architectures import ARCHITECTURES
+from tests.cuda import device
+from tests.cuda.architectures import ARCHITECTURES, Architecture
+from tests.cuda.raw import RawModule
+from tests.cuda.streams import Counters, CUDARuntimeError, Memory, Stream, Streams
 
 _SAME_AS_NUMPY = """
     float32 float64 int8 int16 int32 int64 uint8 uint16 uint32 uint64 bool_ dtype newaxis inf nan pi
@@ -35,21 +37,6 @@ _COMPARISONS = {"eq": "equal", "ne": "not_equal", "gt": "greater", "lt": "less"}
 _COMPARISONS |= {"ge": "greater_equal", "le": "less_equal"}
 
 Flags = namedtuple("Flags", "c_contiguous f_contiguous owndata")
-
-
-@dataclass
-class Counters:
-    """What the program asked of the device since the last `reset()`."""
-
-    host_to_device: int = 0
-    device_to_host: int = 0
-    kernel_launches: int = 0
-    array_operations: int = 0
-    allocations: int = 0
-
-    def reset(self) -> None:
-        for field in fields(self):
-            setattr(self, field.name, 0)
 
 
 def _supported(dtype: Any) -> np.dtype[Any]:
@@ -72,15 +59,19 @@ class ndarray:  # noqa: N801 - CuPy's own name
     Its operators, reductions and plain properties are set below the class, from the tables above.
     """
 
-    __slots__ = ("_host", "_twin")
+    __slots__ = ("_host", "_memory", "_twin")
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
     __hash__ = None  # type: ignore[assignment]
     __array_ufunc__ = None  # np.exp(dev) is refused; np.float32(2) * dev and host + dev come to our operators
 
-    def __init__(self, host: np.ndarray, twin: "Twin") -> None:
+    def __init__(self, host: np.ndarray, memory: Memory, twin: "Twin") -> None:
         self._host = host
+        self._memory = memory
         self._twin = twin
+
+    def _view(self, host: np.ndarray) -> "ndarray":
+        return ndarray(host, self._memory, self._twin)
 
     def __repr__(self) -> str:
         return f"<device array {self._host.shape} {self._host.dtype}>"
@@ -102,19 +93,22 @@ class ndarray:  # noqa: N801 - CuPy's own name
 
     flags = property(lambda self: Flags(*(getattr(self._host.flags, name) for name in Flags._fields)))
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
-    T = property(lambda self: ndarray(self._host.T, self._twin))
+    T = property(lambda self: self._view(self._host.T))
 
     # To and from the host
 
     def get(self, stream: Any = None, order: Any = "C", out: Any = None, blocking: bool = True) -> np.ndarray:
-        self._twin.counters.device_to_host += 1
+        if out is not None:
+            if not isinstance(out, np.ndarray):
+                raise TypeError("Only numpy.ndarray can be obtained from cupy.ndarray")
+            _require_alike(out, self._host, "obtained from")
+            if not (out.flags.c_contiguous or out.flags.f_contiguous):
+                raise RuntimeError("`out` cannot be specified when copying to non-contiguous ndarray")
+        if not blocking:
+            raise ValueError("twin: a copy to the host that is not waited for is not offered; if needed, add it")
+        self._twin._fetch(self, stream)
         if out is None:
             return self._host.copy(order)
-        if not isinstance(out, np.ndarray):
-            raise TypeError("Only numpy.ndarray can be obtained from cupy.ndarray")
-        _require_alike(out, self._host, "obtained from")
-        if not (out.flags.c_contiguous or out.flags.f_contiguous):
-            raise RuntimeError("`out` cannot be specified when copying to non-contiguous ndarray")
         out[...] = self._host
         return out
 
@@ -124,7 +118,7 @@ class ndarray:  # noqa: N801 - CuPy's own name
         _require_alike(arr, self._host, "set to")
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
-        self._twin.counters.host_to_device += 1
+        self._twin._send(self, stream)
         self._host[...] = arr
 
     # Views and copies
@@ -147,20 +141,28 @@ class ndarray:  # noqa: N801 - CuPy's own name
         self[...] = value
 
     def __getitem__(self, key: Any) -> "ndarray":
-        key, by_array = self._twin._index(key)
-        if not by_array:
+        items, arrays = self._twin._index(key)
+        if not arrays:
             # The ellipsis keeps an element a 0-d view, as on the device; NumPy alone would copy it out.
-            return ndarray(self._host[key if Ellipsis in key else (*key, Ellipsis)], self._twin)
-        if any(getattr(item, "dtype", None) == np.bool_ for item in key):
-            self._twin.counters.device_to_host += 1  # CuPy fetches the number of hits: the result's shape
-        return self._twin._apply(lambda host: host[key], self)
+            return self._view(self._host[items if Ellipsis in items else (*items, Ellipsis)])
+        for array in arrays:
+            if array.dtype == np.bool_:
+                self._twin._fetch(array, None, nbytes=8)  # CuPy fetches the number of hits: the result's shape
+        return self._twin._apply(lambda host, *hosts: host[_with_hosts(items, hosts)], self, *arrays)
 
     def __setitem__(self, key: Any, value: Any) -> None:
-        key, _ = self._twin._index(key)
-        value = self._twin._unwrap(value)
-        self._twin.counters.array_operations += 1
-        with np.errstate(all="ignore"):
-            self._host[key] = value
+        items, arrays = self._twin._index(key)
+
+        def assign(target: np.ndarray, value: Any, *hosts: np.ndarray) -> None:
+            target[_with_hosts(items, hosts)] = value
+
+        self._twin._change(assign, self, value, *arrays)
+
+
+def _with_hosts(items: tuple[Any, ...], hosts: tuple[np.ndarray, ...]) -> tuple[Any, ...]:
+    """An index, NumPy's arrays in the places of the device's."""
+    left = iter(hosts)
+    return tuple(next(left) if isinstance(item, ndarray) else item for item in items)
 
 
 def _delegate(name: str, *, reflected: bool = False, in_place: bool = False) -> Callable[..., Any]:
@@ -191,25 +193,6 @@ for _name, _function in _ARITHMETIC.items():
     setattr(ndarray, f"__i{_name}__", _delegate(_function, in_place=True))
 
 
-class RawModule:
-    """CUDA C text whose kernels run in the emulator; compiled when a kernel is first asked for."""
-
-    def __init__(self, twin: "Twin", *, code: str, options: tuple[str, ...] = ()) -> None:
-        if not isinstance(options, tuple):
-            raise TypeError(f"options must be a tuple of str, not {type(options).__name__}")
-        self._twin, self._code, self._options = twin, code, options
-
-    def get_function(self, name: str) -> Callable[..., None]:
-        """The kernel: `kernel((blocks,), (threads,), args)`, where scalars have CuPy's widths."""
-        return partial(self._launch, emulator.load(self._code, self._options).get_function(name))
-
-    def _launch(self, kernel: emulator.Kernel, grid: Any, block: Any, args: Any) -> None:
-        # CuPy passes a strided array's address in silence, and runs 0 blocks as 1; the emulator refuses both.
-        twin, counters = self._twin, self._twin.counters
-        kernel(grid, block, [twin._unwrap(a) for a in args], order=twin._order, seed=counters.kernel_launches)
-        counters.kernel_launches += 1
-
-
 class Twin:
     """The module object. Make one with `make_twin()`; `counters` is all it has that CuPy has not."""
 
@@ -217,11 +200,14 @@ class Twin:
     __spec__ = ModuleSpec("cupy", None)  # importlib.util.find_spec asks a stand-in in sys.modules for it
     __version__ = "14.0.0"
 
-    def __init__(self, order: str, devices: int) -> None:
-        self._order, self._devices = order, devices
+    def __init__(self, order: str, devices: int, architecture: Architecture, memory: int) -> None:
+        self._order, self._devices, self._architecture = order, devices, architecture
+        self._launches = 0
         self.ndarray = ndarray
         self.counters = Counters()
-        self.cuda = device.runtime(devices, ARCHITECTURES["sm_80"])
+        self._streams = Streams(self.counters, lambda value: isinstance(value, ndarray), self._require_device)
+        self._pool = device.Pool(memory)
+        self.cuda = device.make_cuda(devices, architecture, self._pool, self._streams)
         self.RawModule = partial(RawModule, self)
         for name in _SAME_AS_NUMPY:
             setattr(self, name, getattr(np, name))
@@ -268,8 +254,9 @@ class Twin:
             return obj.astype(dtype or obj.dtype, copy)
         host = np.array(obj, dtype)
         _supported(host.dtype)
-        self.counters.host_to_device += 1
-        return self._allocated(host)
+        array = self._allocated(host)
+        self._send(array, None)
+        return array
 
     def asarray(self, a: Any, dtype: Any = None) -> ndarray:
         return self.array(a, dtype, copy=False)
@@ -291,6 +278,9 @@ class Twin:
         if unknown := options.keys() - {"keepdims", "dtype"}:
             raise TypeError(f"{function.__name__} got unexpected keyword arguments {sorted(unknown)}")
         self._unwrap_array(a)
+        self._streams.require_no_capture(
+            RuntimeError(f"twin: {function.__name__} may take memory for its parts, which a graph would not keep")
+        )
         return self._apply(partial(function, axis=axis, **options), a, out=out)
 
     def _product(self, function: Any, a: ndarray, b: ndarray, out: Any = None) -> ndarray:
@@ -303,6 +293,9 @@ class Twin:
                 raise ValueError("Output array must be C-contiguous")
             if any(np.may_share_memory(target, factor) for factor in factors):
                 raise ValueError("twin: out= overlaps a factor, so CuPy would make a hidden copy")
+        self._streams.require_no_capture(
+            NotImplementedError("calling cuBLAS API during stream capture is currently unsupported")
+        )
         return self._apply(function, a, b, out=out)
 
     def where(self, condition: ndarray, x: Any, y: Any) -> ndarray:
@@ -316,14 +309,17 @@ class Twin:
 
     def clip(self, a: ndarray, a_min: Any, a_max: Any, out: Any = None) -> ndarray:
         self._unwrap_array(a)
-        bounds = [None if bound is None else self._unwrap(bound) for bound in (a_min, a_max)]
-        return self._apply(lambda host: np.clip(host, *bounds), a, out=out)
+        bounds = [bound for bound in (a_min, a_max) if bound is not None]
+
+        def clip(host: np.ndarray, *bounds: Any) -> np.ndarray:
+            left = iter(bounds)
+            return np.clip(host, *(None if bound is None else next(left) for bound in (a_min, a_max)))
+
+        return self._apply(clip, a, *bounds, out=out)
 
     def copyto(self, dst: ndarray, src: Any, casting: Any = "same_kind") -> None:
-        target, source = self._unwrap_array(dst), self._unwrap(src)
-        self.counters.array_operations += 1
-        with np.errstate(all="ignore"):
-            np.copyto(target, source, casting=casting)
+        self._unwrap_array(dst)
+        self._change(partial(np.copyto, casting=casting), dst, src)
 
     # The boundary between device arrays and the host's
 
@@ -341,47 +337,100 @@ class Twin:
             return self._unwrap(value)
         raise TypeError(f"Unsupported type {type(value)}: a device array is needed")
 
-    def _index(self, key: Any) -> tuple[tuple[Any, ...], bool]:
-        """The key for the host's array, and whether it holds arrays (then the result is a copy)."""
+    def _index(self, key: Any) -> tuple[tuple[Any, ...], list[ndarray]]:
+        """The key as a tuple, and the arrays in it (if there are any, the result is a copy)."""
         items = key if isinstance(key, tuple) else (key,)
         for item in items:
             if isinstance(item, np.ndarray | list):
                 raise TypeError(f"twin: an index of type {type(item)} is a hidden transfer to the device")
-        by_array = any(isinstance(item, ndarray) for item in items)
-        return tuple(self._unwrap(item) if isinstance(item, ndarray) else item for item in items), by_array
+        return items, [item for item in items if isinstance(item, ndarray)]
+
+    # Work: on the current stream, done at once or captured
 
     def _apply(self, function: Callable[..., Any], *operands: Any, out: Any = None) -> ndarray:
         """One array operation: a reduction gives a 0-d array, and NumPy's warnings are off, as on a GPU."""
         hosts = [self._unwrap(operand) for operand in operands]
+        if out is None:
+            self._refuse_allocation()
         with np.errstate(all="ignore"):
             result = np.asarray(function(*hosts))
-        self.counters.array_operations += 1
         if out is None:
-            return self._allocated(result)
+            out = self._allocated(result)
         target = self._unwrap_array(out)
         if target.shape != result.shape:
             raise ValueError(f"Out shape is mismatched: {target.shape}, but the result is {result.shape}")
         if target.dtype != result.dtype:
             raise TypeError(f"twin: out= is {target.dtype}, but the result is computed as {result.dtype}")
-        target[...] = result
+
+        if self._streams.current.is_capturing():  # its inputs may have other values when it runs
+            self._change(lambda target, *hosts: np.copyto(target, function(*hosts)), out, *operands)
+        else:
+            self._change(lambda target, *hosts: np.copyto(target, result), out, *operands)
         return out
 
-    def _allocated(self, host: np.ndarray) -> ndarray:
+    def _change(self, work: Callable[..., None], target: ndarray, *operands: Any) -> None:
+        """One operation on a whole array: `work(target, *operands)`."""
+        for operand in operands:
+            self._unwrap(operand)
+
+        def quietly(*hosts: Any) -> None:
+            with np.errstate(all="ignore"):
+                work(*hosts)
+
+        writes = [True, *(False for _ in operands)]
+        self._streams.issue("an array operation", "array_operations", quietly, [target, *operands], writes)
+
+    def _fetch(self, array: ndarray, stream: Stream | None, nbytes: int | None = None) -> None:
+        """A copy to the host, and the wait for it."""
+        stream = stream or self._streams.current
+        self._streams.require_no_capture(
+            RuntimeError("the current stream is capturing, so D2H transfers are disallowed"), stream
+        )
+        stream._advance()
+        self._streams.use(stream, "a copy to the host", array, is_written=False)
+        stream.synchronize()
+        self.counters.device_to_host += 1
+        self.counters.bytes_to_host += array.nbytes if nbytes is None else nbytes
+
+    def _send(self, array: ndarray, stream: Stream | None) -> None:
+        """A copy from the host."""
+        stream = stream or self._streams.current
+        self._streams.require_no_capture(
+            RuntimeError("the current stream is capturing, so H2D transfers are disallowed"), stream
+        )
+        stream._advance()
+        self._streams.use(stream, "a copy from the host", array, is_written=True)
+        self.counters.host_to_device += 1
+        self.counters.bytes_to_device += array.nbytes
+
+    def _require_device(self) -> None:
         if not self._devices:
-            raise device.CUDARuntimeError(100)
+            raise CUDARuntimeError(100)
+
+    def _refuse_allocation(self) -> None:
+        self._streams.require_no_capture(
+            RuntimeError("twin: memory allocated in a capture is the pool's again when the graph runs; pass out=")
+        )
+
+    def _allocated(self, host: np.ndarray) -> ndarray:
+        self._require_device()
+        self._refuse_allocation()
+        memory = Memory(host)
+        self._pool.take(memory)
         self.counters.allocations += 1
-        return ndarray(host, self)
+        return ndarray(host, memory, self)
 
     def _view_or_copy(self, source: ndarray, host: np.ndarray) -> ndarray:
         if np.may_share_memory(source._host, host):
-            return ndarray(host, self)
-        self.counters.array_operations += 1
-        return self._allocated(host)
+            return source._view(host)
+        return self._apply(lambda _: host, source)
 
 
-def make_twin(order: str = "forward", devices: int = 1) -> Twin:
+def make_twin(order: str = "forward", devices: int = 1, architecture: str = "sm_80", memory: int = 8 << 30) -> Twin:
     """A fresh stand-in whose kernels run their threads in that order (emulator.ORDERS), on `devices` GPUs.
 
-    Arrays of two twins do not mix. With `devices=0` it is CuPy on a machine with a driver and no GPU.
+    architecture: of ARCHITECTURES, which decides how much shared memory a block can have; memory: bytes that the
+    devices have together. Arrays of two twins do not mix. With `devices=0` it is CuPy on a machine with a driver and
+    no GPU.
     """
-    return Twin(order, devices)
+    return Twin(order, devices, ARCHITECTURES[architecture], memory)
