@@ -36,7 +36,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
-def bare_pytest(*arguments: str) -> str:
+def bare_pytest(*arguments: str, status: int = 0, **environment: str) -> str:
     """The output of pytest where only those packages, what they require, and this project are installed."""
     wanted, found = [*ON_A_GPU_S_MACHINE], set()
     while wanted:
@@ -57,10 +57,14 @@ def bare_pytest(*arguments: str) -> str:
     assert "numpy" not in hidden
     done = subprocess.run(
         [sys.executable, "-c", GUARD, json.dumps(sorted(hidden)), "-p", "no:cacheprovider", *arguments],
-        cwd=ROOT, env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}, capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stdout + done.stderr
-    return done.stdout
+        cwd=ROOT,
+        env=os.environ | {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"} | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == status, done.stdout + done.stderr
+    return done.stdout + done.stderr
 
 
 def test_the_tests_marked_cuda_are_collected_with_few_packages() -> None:
@@ -82,6 +86,14 @@ def test_what_is_not_collected_is_named_with_the_package_it_needs() -> None:
     (told,) = re.findall(r"^hypothesis is not installed; not collected: (.*)$", output, re.MULTILINE)
     assert "test_same_results_at_any_size.py" in told
     assert "test_same_results.py" not in told.split(", ")
+
+
+def test_where_tools_are_required_a_missing_one_is_an_error(tmp_path: Path) -> None:
+    output = bare_pytest(
+        "tests/test_random.py", "--require-tools", status=pytest.ExitCode.USAGE_ERROR, PATH=str(tmp_path)
+    )
+    for reason in ("g++ is not installed", "NVRTC is not installed", "hypothesis is not installed; not collected"):
+        assert f"--require-tools: {reason}" in output
 
 
 @pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))

@@ -308,6 +308,10 @@ class Module:
         self.library = ctypes.PyDLL(str(library))
         self._path, self._runtime = library, runtime
         self.arena: int = runtime.cuda_on_cpu_arena()
+        if not self.arena:
+            raise OSError(
+                "the emulator needs a terabyte of address space (of memory only what it touches); see ulimit -v"
+            )
         self._image = (ctypes.c_void_p * 4)()
         self.library.cuda_on_cpu_image(self._image)
         self.static_shared = (self._image[3] or 0) - (self._image[2] or 0)

@@ -11,6 +11,10 @@ constexpr unsigned SLOTS = 64;
 constexpr size_t SLOT_SIZE = size_t(1) << 30, GUARD = size_t(1) << 28;
 constexpr unsigned DYNAMIC_SHARED = SLOTS - 1;  // its slot
 
+// What memory_check.cpp remembers of four bytes takes 64; beside the slots, of the image.
+constexpr size_t GRANULE = 4, GRANULE_RECORD = 64;
+constexpr size_t SHADOW_SIZE = (SLOTS + 1) * (SLOT_SIZE / GRANULE) * GRANULE_RECORD;
+
 struct Index {
     unsigned x, y, z;
 };
@@ -43,7 +47,7 @@ struct Report {
 
 extern Launch launch;
 extern unsigned block_number, thread_number;  // linear, of the running thread
-extern char *arena, *stacks_begin, *stacks_end;
+extern char *arena, *stacks_begin, *stacks_end, *shadow;
 
 // Records what the running thread, or nobody, did, and ends the launch without returning.
 [[noreturn]] void fail(Violation violation, int line, const char* format, ...) __attribute__((format(printf, 3, 4)));

@@ -21,7 +21,7 @@ extern char* const cuda_on_cpu_dynamic_shared;
 Launch launch;
 Report report;
 unsigned block_number, thread_number;
-char *arena, *stacks_begin, *stacks_end;
+char *arena, *stacks_begin, *stacks_end, *shadow;
 
 namespace {
 
@@ -236,22 +236,21 @@ void forget_large_arrays() {
         }
 }
 
+char* map(size_t size) {
+    void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
+    return address == MAP_FAILED ? nullptr : static_cast<char*>(address);
+}
+
+// Leaves `arena` null where the system does not give so much address space.
 void reserve() {
-    if (arena) return;
-    const auto map = [](size_t size) {
-        void* address = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-        return address == MAP_FAILED ? nullptr : static_cast<char*>(address);
-    };
-    arena = map(SLOTS * SLOT_SIZE);
     stacks_begin = map((MAX_THREADS + 1) * STACK);
-    if (!arena || !stacks_begin) {
-        perror("the CUDA emulator cannot reserve address space");
-        abort();
-    }
+    shadow = map(SHADOW_SIZE);
+    if (!stacks_begin || !shadow) return;
     stacks_end = stacks_begin + (MAX_THREADS + 1) * STACK;
     // An overflowing stack faults instead of running into its neighbour.
     for (char* stack = stacks_begin; stack < stacks_end; stack += STACK) mprotect(stack, PAGE, PROT_NONE);
     reset_workers();
+    arena = map(SLOTS * SLOT_SIZE);
 }
 
 }  // namespace

@@ -29,11 +29,12 @@ struct Granule {
     unsigned stamp;  // of the launch, or, in shared memory, of the block
     Access write, reads[2], atomics[2];
 };
-static_assert(sizeof(Granule) == 64, "one line of the cache");
-constexpr size_t GRANULE = 4;
-constexpr size_t SHADOW_SIZE = (SLOTS + 1) * (SLOT_SIZE / GRANULE) * sizeof(Granule);  // the last slot: the image
+static_assert(sizeof(Granule) == GRANULE_RECORD, "one line of the cache");
 
-Granule* shadow;
+Granule* granules_of(unsigned slot) {
+    return reinterpret_cast<Granule*>(shadow) + slot * (SLOT_SIZE / GRANULE);
+}
+
 unsigned last_stamp, launch_stamp, block_stamp;
 
 bool ordered(const Access& earlier) {
@@ -143,7 +144,7 @@ void check(void* address, size_t bytes, Kind kind, void* return_address) {
     for (size_t offset = place.offset; offset < place.offset + bytes;) {
         const size_t first = offset % GRANULE, left = place.offset + bytes - offset;
         const size_t span = left < GRANULE - first ? left : GRANULE - first;
-        Granule& granule = shadow[place.slot * (SLOT_SIZE / GRANULE) + offset / GRANULE];
+        Granule& granule = granules_of(place.slot)[offset / GRANULE];
         check_granule(granule, place, offset, ((1u << span) - 1) << first, kind, code);
         offset += span;
     }
@@ -151,12 +152,7 @@ void check(void* address, size_t bytes, Kind kind, void* return_address) {
 
 }  // namespace
 
-void check_launch() {
-    if (!shadow)
-        shadow = static_cast<Granule*>(mmap(nullptr, SHADOW_SIZE, PROT_READ | PROT_WRITE,
-                                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0));
-    launch_stamp = ++last_stamp;
-}
+void check_launch() { launch_stamp = ++last_stamp; }
 
 void check_block() {
     block_stamp = ++last_stamp;
@@ -166,8 +162,7 @@ void check_block() {
 }
 
 void forget_accesses(unsigned slot) {
-    constexpr size_t granules = SLOT_SIZE / GRANULE;
-    madvise(shadow + slot * granules, granules * sizeof(Granule), MADV_DONTNEED);
+    madvise(granules_of(slot), SLOT_SIZE / GRANULE * sizeof(Granule), MADV_DONTNEED);
 }
 
 void order_block() {
