@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
 import pytest
 
 from tests.cuda import emulator, gxx
+from tests.cuda.snippets import kernel
 
 pytestmark = pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))
 
@@ -15,14 +18,11 @@ every_order = pytest.mark.parametrize("order", emulator.ORDERS)
 
 
 def launch(
-    body: str, parameters: str, *args: Any, grid: int = 1, block: tuple[int, ...] = (64,), order: str = "forward",
-    shared_mem: int = 0,
+    body: str, parameters: str, *args: Any, grid: int = 1, block: tuple[int, ...] = (64,), table: Iterable[str] = (),
+    **options: Any,
 ) -> None:  # fmt: skip
-    """Runs a kernel of these statements, in line 2; `t` is threadIdx.x and `b` blockIdx.x."""
-    indices = "const int t = threadIdx.x, b = blockIdx.x; (void)t; (void)b;"
-    header = f'extern "C" __global__ void f({parameters}) {{ {indices}'
-    kernel = emulator.load(f"{header}\n{body}\n}}").get_function("f")
-    kernel((grid,), block, args, order=order, shared_mem=shared_mem)
+    """Runs a kernel of these statements, which begin in line 2; `t` is threadIdx.x and `b` blockIdx.x."""
+    kernel(body, parameters, table)((grid,), block, args, **options)
 
 
 def floats(n: int) -> np.ndarray:
@@ -47,9 +47,9 @@ OVERRUNS = {
 def test_an_overrun_is_found_with_its_line_thread_and_place(statement: str, order: str) -> None:
     y, x = floats(64)[:63], floats(64)[:63]
     with pytest.raises(emulator.OutOfBoundsError) as failure:
-        launch(statement, "float* y, const float* x", y, x, order=order)
+        launch(statement, "float* y, const float* x", y, x, order=order, table=OVERRUNS)
     assert OVERRUNS[statement] in str(failure.value)
-    assert "kernel 'f', line 2: thread (" in str(failure.value)
+    assert re.match(r"kernel 'f\d', line 2: thread \(", str(failure.value))
     assert ") of block (0, 0, 0): " in str(failure.value)
 
 
@@ -150,14 +150,14 @@ RACES = {
 @every_order
 @pytest.mark.parametrize("what", ORDERED)
 def test_what_is_ordered_is_no_race(what: str, order: str) -> None:
-    launch(ORDERED[what], "float* y, const float* x", floats(65), floats(64), order=order)
+    launch(ORDERED[what], "float* y, const float* x", floats(65), floats(64), order=order, table=ORDERED.values())
 
 
 @every_order
 @pytest.mark.parametrize("what", RACES)
 def test_a_race_is_found_in_every_order(what: str, order: str) -> None:
     with pytest.raises(emulator.RaceError) as failure:
-        launch(RACES[what], "float* y, const float* x", floats(65), floats(64), order=order)
+        launch(RACES[what], "float* y, const float* x", floats(65), floats(64), order=order, table=RACES.values())
     assert str(failure.value).count("in line 2 ") == 1
     assert "with nothing in between to order the two" in str(failure.value)
 
@@ -188,7 +188,7 @@ def test_a_race_names_both_lines() -> None:
     with pytest.raises(emulator.RaceError) as failure:
         launch(body, "float* y", floats(64))
     assert str(failure.value) == (
-        "kernel 'f', line 3: thread (1, 0, 0) of block (0, 0, 0): writes offset 4 of static shared memory, which "
+        "kernel 'f0', line 3: thread (1, 0, 0) of block (0, 0, 0): writes offset 4 of static shared memory, which "
         "thread (0, 0, 0) of block (0, 0, 0) read in line 5 with nothing in between to order the two"
     )
 
@@ -212,9 +212,9 @@ UNDEFINED = {
 @pytest.mark.parametrize("statement", UNDEFINED)
 def test_what_is_undefined_is_found(statement: str) -> None:
     with pytest.raises(emulator.UndefinedBehaviorError) as failure:
-        launch(statement, "float* y", floats(8), block=(1,))
+        launch(statement, "float* y", floats(8), block=(1,), table=UNDEFINED)
     assert UNDEFINED[statement] in str(failure.value)
-    assert "kernel 'f', line 2: thread (0, 0, 0)" in str(failure.value)
+    assert re.match(r"kernel 'f\d', line 2: thread \(0, 0, 0\)", str(failure.value))
 
 
 def test_vectors_keep_the_alignment_that_their_array_has() -> None:

@@ -2,30 +2,37 @@
 
 from __future__ import annotations
 
-from typing import Any
+import re
+from collections.abc import Iterable
 
 import numpy as np
 import pytest
 
 from tests.cuda import emulator, gxx
 from tests.cuda.architectures import ARCHITECTURES
+from tests.cuda.snippets import kernel
 
 pytestmark = pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))
 
 every_order = pytest.mark.parametrize("order", emulator.ORDERS)
 
 
-def kernel(body: str, parameters: str, **options: Any) -> emulator.Kernel:
-    """A kernel `f` of these parameters and statements; `t` is its thread's linear number in the block."""
-    linear = "const int t = (threadIdx.z * blockDim.y + threadIdx.y) * blockDim.x + threadIdx.x; (void)t;"
-    code = f'extern "C" __global__ void f({parameters})\n{{ {linear}\n{body} }}'
-    return emulator.load(code).get_function("f", **options)
+C_TYPES = {
+    "i4": "int",
+    "u4": "unsigned",
+    "f4": "float",
+    "f8": "double",
+    "u8": "unsigned long long",
+    "i8": "long long",
+}
 
 
-def run(body: str, out: np.ndarray, block: tuple[int, ...], order: str = "forward", **options: Any) -> np.ndarray:
-    """One block of such a kernel over `T* out`, T being out's type."""
-    name = {"i4": "int", "u4": "unsigned", "f4": "float", "f8": "double", "u8": "unsigned long long", "i8": "long long"}
-    kernel(body, f"{name[out.dtype.str[1:]]}* out")((1,), block, (out,), order=order, **options)
+def run(
+    body: str, out: np.ndarray, block: tuple[int, ...], order: str = "forward", seed: int = 0, table: Iterable[str] = ()
+) -> np.ndarray:
+    """One block of such statements over `T* out`, T being out's type."""
+    function = kernel(body, f"{C_TYPES[out.dtype.str[1:]]}* out", table)
+    function((1,), block, (out,), order=order, seed=seed)
     return out
 
 
@@ -79,35 +86,31 @@ def test_between_barriers_threads_run_in_the_order_asked_for_and_a_random_one_is
     assert (random != trace_after_barriers("random", seed=6)).any()
 
 
-@pytest.mark.parametrize(
-    ("body", "message"),
-    [
-        ("if (t < 40) __syncthreads();", "of 64 threads 40 wait for ever (40 at __syncthreads in line 3) and 24 have"),
-        ("if (t == 5) return;\n__syncthreads();", "63 wait for ever (63 at __syncthreads in line 4) and 1 have left"),
-        ("if (t < 8) __syncthreads();\nelse\n__syncthreads();", "8 at __syncthreads in line 3, 56 at __syncthreads in"),
-        (
-            "if (t % 2) __syncthreads(); else __syncwarp();",
-            "32 at __syncwarp in line 3 with mask 0xffffffff, 32 at __sync",
-        ),
-        ("if (t < 32) __syncthreads_or(1); else __syncthreads_and(1);", "32 at __syncthreads_or in line 3, 32 at"),
-        ("for (int i = 0; i < t; ++i) __syncthreads();", "63 wait for ever (63 at __syncthreads in line 3) and 1 have"),
-        ("if (t % 2) __syncwarp();", "16 at __syncwarp in line 4 with mask 0xffffffff, 16 at __syncwarp in line 3"),
-        (
-            "__syncwarp(t < 8 ? 0xffu : ~0u);",
-            "8 at __syncwarp in line 4 with mask 0xffffffff, 24 at __syncwarp in line 3",
-        ),
-        ("if (t % 2) __syncwarp(); else out[0] = __any_sync(0xffffffffu, 1);", "16 at __any_sync"),
-        ("__syncwarp(0xfffffffe);", "lane 0 is not in its own mask 0xfffffffe"),
-    ],
-)
-def test_threads_that_do_not_meet_are_an_error_and_no_hang(body: str, message: str) -> None:
-    # Kernels leave early where their lane is done, so whoever has left is waited for by no warp, only by a block.
+APART = {
+    "if (t < 40) __syncthreads();": ("of 64 threads 40 wait for ever (40 at __syncthreads in line 2) and 24 have"),
+    "if (t == 5) return;\n__syncthreads();": ("63 wait for ever (63 at __syncthreads in line 3) and 1 have left"),
+    "if (t < 8) __syncthreads();\nelse\n__syncthreads();": ("8 at __syncthreads in line 2, 56 at __syncthreads in"),
+    "if (t % 2) __syncthreads(); else __syncwarp();": ("32 at __syncwarp in line 2 with mask 0xffffffff, 32 at __sync"),
+    "if (t < 32) __syncthreads_or(1); else __syncthreads_and(1);": ("32 at __syncthreads_or in line 2, 32 at"),
+    "for (int i = 0; i < t; ++i) __syncthreads();": ("63 wait for ever (63 at __syncthreads in line 2) and 1 have"),
+    "if (t % 2) __syncwarp();\n__syncwarp();": (
+        "16 at __syncwarp in line 3 with mask 0xffffffff, 16 at __syncwarp in line 2"
+    ),
+    "__syncwarp(t < 8 ? 0xffu : ~0u);\n__syncwarp();": (
+        "8 at __syncwarp in line 3 with mask 0xffffffff, 24 at __syncwarp in line 2"
+    ),
+    "if (t % 2) __syncwarp(); else out[0] = __any_sync(0xffffffffu, 1);\n__syncwarp();": ("16 at __any_sync"),
+    "__syncwarp(0xfffffffe);\n__syncwarp();": ("lane 0 is not in its own mask 0xfffffffe"),
+}
+
+
+@pytest.mark.parametrize("body", APART)
+def test_threads_that_do_not_meet_are_an_error_and_no_hang(body: str) -> None:
     block = (64,) if "__syncthreads" in body else (32,)
-    keep_alive = "" if "__syncthreads" in body else "\n__syncwarp();"
     with pytest.raises(emulator.BarrierError) as failure:
-        kernel(body + keep_alive, "int* out")((3,), block, (np.zeros(1, np.int32),), order="reverse")
-    assert message in str(failure.value)
-    assert "kernel 'f', line " in str(failure.value)
+        kernel(body, "int* out", APART)((3,), block, (np.zeros(1, np.int32),), order="reverse")
+    assert APART[body] in str(failure.value)
+    assert re.match(r"kernel 'f\d+', line [23]: ", str(failure.value))
     assert "block (2, 0, 0)" in str(failure.value)
 
 
@@ -141,7 +144,8 @@ SHUFFLES = {
 @pytest.mark.parametrize("expression", SHUFFLES)
 @pytest.mark.parametrize("block", [(64,), (16, 4)])
 def test_a_shuffle_gives_each_lane_its_source_s_value(expression: str, block: tuple[int, ...], order: str) -> None:
-    out = run(f"out[t] = {expression};", np.zeros(64, np.int32), block, order)
+    table = [f"out[t] = {each};" for each in SHUFFLES]
+    out = run(f"out[t] = {expression};", np.zeros(64, np.int32), block, order, table=table)
     np.testing.assert_array_equal(out, SHUFFLES[expression](np.arange(64)))
 
 
@@ -269,7 +273,8 @@ ATOMICS = {
 @pytest.mark.parametrize(("statement", "dtype"), ATOMICS)
 def test_an_atomic_is_lost_by_no_thread(statement: str, dtype: str, order: str) -> None:
     start, expected = ATOMICS[statement, dtype]
-    assert run(f"{statement};", np.full(1, start, dtype), (1000,), order)[0] == expected
+    table = [f"{each};" for each, of in ATOMICS if of == dtype]
+    assert run(f"{statement};", np.full(1, start, dtype), (1000,), order, table=table)[0] == expected
 
 
 @pytest.mark.parametrize(
