@@ -1,8 +1,8 @@
 """The table of benchmark workloads: what `nnfast bench` and benchmarks/ both measure.
 
 Sizes are those of tasks people have (a tutorial's network, scikit-learn's digits, tabular data, MNIST with dense layers
-and with LeNet-5, the network of SimpleChains.jl's announcement); the numbers in them, but for the tutorial's, are random,
-from a fixed seed, so that nothing is downloaded. All are in float32.
+and with LeNet-5, the network of SimpleChains.jl's announcement); the numbers in them, but for the tutorial's, are
+random, from a fixed seed, so that nothing is downloaded. All are in float32.
 """
 
 from __future__ import annotations

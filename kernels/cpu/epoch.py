@@ -25,8 +25,8 @@ from .products import inputs_product, narrow_weights_product, outputs_product, w
 
 # Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
 # others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
-# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows are
-# stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
+# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows
+# are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
 # images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
 # normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
 (
@@ -237,7 +237,7 @@ def forward(
     operations, segment, segment_end, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed,
     step,
 ):  # fmt: skip
-    """The outputs of a segment's layers; for the last layer only the product: its bias and activation are the loss's."""
+    """The outputs of a segment's layers; of the last only the product: its bias and activation are the loss's."""
     for index in range(segment, segment_end):
         op = operations[index]
         kind, size = op[KIND], op[OUTPUT_SIZE]

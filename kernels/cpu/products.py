@@ -161,7 +161,10 @@ def weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, star
     """gradient = x^T delta, dLoss/dW from dLoss/dz, or += where adds is 1; rows start..stop-1 of it."""
     call_void(
         multiply,
-        (x[start:], 1, inputs, delta, outputs, gradient[start * outputs :], outputs, stop - start, outputs, n, adds, pack),
+        (
+            x[start:], 1, inputs, delta, outputs, gradient[start * outputs :], outputs, stop - start, outputs, n,
+            adds, pack,
+        ),
     )  # fmt: skip
 
 

@@ -163,7 +163,8 @@ class Table:
         self._weights(row, op)
         if op.input_gradient:
             row[epoch.WEIGHTS_TRANSPOSED] = self._take(op.weights.size)
-        if products.is_narrow(*op.weights.shape, self._dtype):
+        inputs, outputs = op.weights.shape
+        if products.is_narrow(inputs, outputs, self._dtype):
             row[epoch.NARROW] = self._take(op.weights.size)
         if op is not self._plan.output:  # the last layer's belong to the loss
             self._activation(row, op.layer.function)
