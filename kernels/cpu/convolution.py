@@ -29,18 +29,19 @@ from .vectors import lane_count
 from .window_steps import Run, axes, backward_runs, forward_runs, steps
 
 # A row: offsets in the workspace and the parameters (BIAS is -1 without one), with the steps to the next group of
-# images and the next group of channels; counts; the steps of the three loops over taps and channels, in x and W; the
-# steps between positions, in x and out; how many vertical and horizontal runs follow, of RUN_SIZE numbers each.
+# images and the next group of channels; counts; the steps to the next filter, in W and, where it has vectors of its own
+# (depthwise), in x; the steps of the three loops over taps and channels, in x and W; the steps between positions, in x
+# and out; how many vertical and horizontal runs follow, of RUN_SIZE numbers each.
 (
-    X, X_GROUP, X_PART, OUT, OUT_GROUP, OUT_PART, W, W_PART, BIAS, PARTS, CHANNELS, FILTERS, W_FILTER, IS_MERGED,
-    X_ROW, X_COLUMN, X_CHANNEL, W_ROW, W_COLUMN, W_CHANNEL, X_DOWN, X_RIGHT, OUT_DOWN, OUT_RIGHT,
+    X, X_GROUP, X_PART, OUT, OUT_GROUP, OUT_PART, W, W_PART, BIAS, PARTS, CHANNELS, FILTERS, W_FILTER, X_FILTER,
+    IS_MERGED, X_ROW, X_COLUMN, X_CHANNEL, W_ROW, W_COLUMN, W_CHANNEL, X_DOWN, X_RIGHT, OUT_DOWN, OUT_RIGHT,
     VERTICAL, HORIZONTAL, RUNS,
-) = range(27)  # fmt: skip
+) = range(28)  # fmt: skip
 LENGTH, TAPS, X_FIRST, W_FIRST, OUT_FIRST, RUN_SIZE = range(6)
 
-# How many positions go with how many filters: 12 sums are enough to hide the latency of the multiply-adds, and with the
-# operands they fit into 16 registers. Measured: see kernels/README.md.
-POSITIONS = {6: 2, 4: 2, 2: 4, 1: 8}
+# How many positions go with (filters, is_depthwise): 12 sums are enough to hide the latency of the multiply-adds, and
+# with the operands they fit into 16 registers. Measured: see kernels/README.md.
+POSITIONS = {(6, 0): 2, (4, 0): 2, (2, 0): 4, (1, 0): 8, (8, 1): 1}
 _tile = make_correlation_tile(POSITIONS)
 
 
@@ -94,6 +95,9 @@ def _in_memory(runs: Sequence[Run], x: int, w: int, out: int) -> list[int]:
 
 
 def _row(values: dict[int, int], vertical: list[int], horizontal: list[int]) -> NDArray[np.int64]:
+    values[X_FILTER] = 0
+    if values[CHANNELS] == values[FILTERS] == 1:  # depthwise: the groups of channels are the filters of a single one
+        values |= {FILTERS: values[PARTS], PARTS: 1, X_FILTER: values[X_PART], W_FILTER: 1}
     # Two loops are one where there is one channel, and where the next tap begins at the last one's end
     if values[CHANNELS] == 1:
         values |= {X_CHANNEL: values[X_COLUMN], W_CHANNEL: values[W_COLUMN], IS_MERGED: 1}
@@ -120,6 +124,9 @@ def correlate(row, parameters, gradient, workspace, n, first, last):
                 while f < row[FILTERS]:
                     left = row[FILTERS] - f
                     filters = 6 if left == 6 or left >= 10 else 4 if left >= 4 else 2 if left >= 2 else 1
+                    is_depthwise = row[X_FILTER] > 0 and left >= 8
+                    if row[X_FILTER] > 0:
+                        filters = 8 if is_depthwise else 1
                     bias = -1 if row[BIAS] < 0 else row[BIAS] + part * row[W_PART] + f
                     for h in range(across, end, RUN_SIZE):
                         counts = (row[v + TAPS], row[h + TAPS], row[CHANNELS])
@@ -128,13 +135,14 @@ def correlate(row, parameters, gradient, workspace, n, first, last):
                         repeats, length, x_gap, out_gap = row[v + LENGTH], row[h + LENGTH], row[X_RIGHT], row[OUT_RIGHT]
                         if length == 1:  # a column at the border: a run downwards
                             repeats, length, x_gap, out_gap = 1, row[v + LENGTH], row[X_DOWN], row[OUT_DOWN]
-                        x = x_part + row[v + X_FIRST] + row[h + X_FIRST]
+                        x = x_part + f * row[X_FILTER] + row[v + X_FIRST] + row[h + X_FIRST]
                         w = row[W] + part * row[W_PART] + row[v + W_FIRST] + row[h + W_FIRST] + f * row[W_FILTER]
                         out = out_part + row[v + OUT_FIRST] + row[h + OUT_FIRST] + f * lanes
                         for k in range(repeats):
                             _tile(
-                                filters, length, workspace, x + k * row[X_DOWN], x_gap, parameters, w, row[W_FILTER],
-                                bias, workspace, out + k * row[OUT_DOWN], out_gap, counts, x_steps, w_steps,
+                                filters, is_depthwise, length, workspace, x + k * row[X_DOWN], x_gap, parameters, w,
+                                row[W_FILTER], bias, workspace, out + k * row[OUT_DOWN], out_gap, counts, x_steps,
+                                w_steps,
                             )  # fmt: skip
                     f += filters
 

@@ -23,19 +23,23 @@ from .vectors import lane_count
 from .window_steps import axes, forward_runs, steps
 
 # A row: offsets in the workspace and in the gradient (BIAS is -1 without one), with the steps to the next group of
-# images and the next group of channels; counts: PARTS of channels, FILTERS in one, numbers in a row of W; X_TAP: from
-# one row of W to the next, in x; steps between the outputs, in x and delta; their number; how many vertical and
-# horizontal runs follow, of RUN_SIZE numbers each.
+# images and the next group of channels; counts: PARTS of channels, FILTERS in one, numbers in a row of W; steps in x:
+# from one row of W to the next, and, where each filter has vectors of its own (depthwise), from one filter to the next;
+# steps between the outputs, in x and delta; their number; how many vertical and horizontal runs follow, of RUN_SIZE
+# numbers each.
 (
-    X, X_GROUP, X_PART, DELTA, DELTA_GROUP, DELTA_PART, W, W_PART, BIAS, PARTS, FILTERS, W_ROW, X_TAP,
+    X, X_GROUP, X_PART, DELTA, DELTA_GROUP, DELTA_PART, W, W_PART, BIAS, PARTS, FILTERS, W_ROW, X_TAP, X_FILTER,
     X_DOWN, X_RIGHT, DELTA_DOWN, DELTA_RIGHT, OUTPUTS_DOWN, OUTPUTS_RIGHT, VERTICAL, HORIZONTAL, RUNS,
-) = range(22)  # fmt: skip
+) = range(23)  # fmt: skip
 # A run: LENGTH outputs that meet ROWS rows of W, counted from ROW_FIRST on, beginning with X_FIRST and DELTA_FIRST.
 LENGTH, ROW_FIRST, ROWS, X_FIRST, DELTA_FIRST, RUN_SIZE = range(6)
 
-TAPS = 6
-FILTER_COUNTS = (4, 2, 1) if VECTOR_BYTES == 64 else (2, 1)  # there are 32 registers, or 16
-_tile = make_gradient_tile(TAPS, FILTER_COUNTS)
+TAPS, DEPTHWISE_TAPS = 6, 3
+MOST_FILTERS = 4 if VECTOR_BYTES == 64 else 2  # there are 32 registers, or 16
+_tile = make_gradient_tile(
+    [(t, f, 0) for f in (4, 2, 1) if f <= MOST_FILTERS for t in range(TAPS + 1)]
+    + [(t, 4, 1) for t in range(DEPTHWISE_TAPS + 1)]
+)
 
 
 def gradient_row(
@@ -66,11 +70,13 @@ def gradient_row(
     values = {
         X: x, X_GROUP: s.x_group, X_PART: s.channels * s.lanes, DELTA: delta, DELTA_GROUP: s.z_group,
         DELTA_PART: s.filters * s.lanes, W: weights, W_PART: s.filters, BIAS: bias, PARTS: window.groups,
-        FILTERS: s.filters, W_ROW: window.filters, X_TAP: tap,
+        FILTERS: s.filters, W_ROW: window.filters, X_TAP: tap, X_FILTER: 0,
         X_DOWN: window.stride_y * s.x_row, X_RIGHT: window.stride_x * s.x_pixel, DELTA_DOWN: s.z_row,
         DELTA_RIGHT: s.z_pixel, OUTPUTS_DOWN: window.output_height, OUTPUTS_RIGHT: window.output_width,
         VERTICAL: len(down), HORIZONTAL: len(right),
     }  # fmt: skip
+    if s.channels == s.filters == 1:  # depthwise: the groups of channels are the filters of a single one
+        values |= {PARTS: 1, FILTERS: window.filters, X_FILTER: s.lanes}
     numbers = [number for run in (*down, *right) for number in run]
     return np.array([*(values[column] for column in range(RUNS)), *numbers], dtype=np.int64)
 
@@ -87,14 +93,18 @@ def add_gradient(row, gradient, workspace, first, last, start, stop):
             f = 0
             while f < row[FILTERS]:
                 left = row[FILTERS] - f
-                filters = min(FILTER_COUNTS[0], 4 if left >= 4 else 2 if left >= 2 else 1)
-                x_part = row[X] + group * row[X_GROUP] + part * row[X_PART]
+                filters = min(MOST_FILTERS, 4 if left >= 4 else 2 if left >= 2 else 1)
+                is_depthwise = row[X_FILTER] > 0 and left >= 4
+                if row[X_FILTER] > 0:
+                    filters = 4 if is_depthwise else 1
+                most_taps = DEPTHWISE_TAPS if is_depthwise else TAPS
+                x_part = row[X] + group * row[X_GROUP] + part * row[X_PART] + f * row[X_FILTER]
                 delta_part = row[DELTA] + group * row[DELTA_GROUP] + part * row[DELTA_PART] + f * lanes
                 column = part * row[W_PART] + f
                 if start == 0 and row[BIAS] >= 0:
                     counts = (row[OUTPUTS_DOWN], row[OUTPUTS_RIGHT])
-                    _tile(0, filters, workspace, x_part, 0, workspace, delta_part, gradient, row[BIAS] + column, 0,
-                          counts, (0, 0), delta_steps)  # fmt: skip
+                    _tile(0, filters, is_depthwise, workspace, x_part, 0, workspace, delta_part, gradient,
+                          row[BIAS] + column, 0, counts, (0, 0), delta_steps)  # fmt: skip
                 for v in range(RUNS, across, RUN_SIZE):
                     for h in range(across, end, RUN_SIZE):
                         run = row[v + ROW_FIRST] + row[h + ROW_FIRST]
@@ -102,10 +112,10 @@ def add_gradient(row, gradient, workspace, first, last, start, stop):
                         count = min(stop, run + row[h + ROWS]) - place
                         x = x_part + row[v + X_FIRST] + row[h + X_FIRST] + (place - run) * row[X_TAP]
                         delta = delta_part + row[v + DELTA_FIRST] + row[h + DELTA_FIRST]
-                        pieces = (count + TAPS - 1) // TAPS
+                        pieces = (count + most_taps - 1) // most_taps
                         while pieces > 0:
                             taps = (count + pieces - 1) // pieces
-                            _tile(taps, filters, workspace, x, row[X_TAP], workspace, delta, gradient,
+                            _tile(taps, filters, is_depthwise, workspace, x, row[X_TAP], workspace, delta, gradient,
                                   row[W] + place * row[W_ROW] + column, row[W_ROW],
                                   (row[v + LENGTH], row[h + LENGTH]), x_steps, delta_steps)  # fmt: skip
                             x += taps * row[X_TAP]

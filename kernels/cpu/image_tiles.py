@@ -7,6 +7,8 @@ when it is called. Loops here are Python's: they unroll into the IR.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
@@ -24,41 +26,42 @@ from .vectors import (
 )  # fmt: skip
 
 
-def make_correlation_tile(positions: dict[int, int]):
+def make_correlation_tile(positions: dict[tuple[int, int], int]):
     """out[p, f] = bias[f] + the sum over three loops of x[p] w[f], for a run of positions p and a few filters f.
 
-    (filters, length, x, x_start, x_gap, w, w_start, w_gap, bias, out, out_start, out_gap, counts, x_steps, w_steps):
-    filters is one of the keys of `positions`, whose values say how many positions are computed at once; length is the
-    number of positions in the run. x, w and out are pointers to one element type; all else counts elements. x_start,
-    w_start: the first position's vector and the first filter's weight where all three loops begin; x_steps, w_steps:
-    how far each loop moves them, the outermost first; x_gap, w_gap: to the next position and filter. bias: offset in w
-    of the first filter's bias, -1 without. Filters stand side by side in `out`, positions out_gap apart. Where a count
-    is 0, the bias remains.
+    (filters, is_depthwise, length, x, x_start, x_gap, w, w_start, w_gap, bias, out, out_start, out_gap, counts,
+    x_steps, w_steps): the first two are one of the keys of `positions`, whose values say how many positions are
+    computed at once; length is the number of positions in the run. is_depthwise: 1 to multiply by x[p, f], where each
+    filter has a vector of its own, beside that of the filter before. x, w and out are pointers to one element type;
+    all else counts elements. x_start, w_start: the first position's vector and the first filter's weight where all
+    three loops begin; x_steps, w_steps: how far each loop moves them, the outermost first; x_gap, w_gap: to the next
+    position and filter. bias: offset in w of the first filter's bias, -1 without. Filters stand side by side in `out`,
+    positions out_gap apart. Where a count is 0, the bias remains.
 
     An element is one chain of fused multiply-adds: its bits do not depend on its place in a tile.
     """
 
     @intrinsic
     def tile(
-        typing_context, filters, length, x, x_start, x_gap, w, w_start, w_gap, bias, out, out_start, out_gap,
-        counts, x_steps, w_steps,
+        typing_context, filters, is_depthwise, length, x, x_start, x_gap, w, w_start, w_gap, bias, out, out_start,
+        out_gap, counts, x_steps, w_steps,
     ):  # fmt: skip
         n, loops = types.intp, types.UniTuple(types.intp, 3)
-        signature = types.void(n, n, x, n, n, w, n, n, n, out, n, n, loops, loops, loops)
+        signature = types.void(n, n, n, x, n, n, w, n, n, n, out, n, n, loops, loops, loops)
 
         def generate(context, builder, signature, arguments):
-            filters, length, *rest = arguments
+            shape, length, rest = arguments[:2], arguments[2], arguments[3:]
             vector = register_of(context.get_value_type(x.dtype))
 
-            def run(filters):
-                many = positions[filters]
+            def run(*shape):
+                many = positions[shape]
                 with builder.if_else(builder.icmp_signed(">=", length, INDEX(many))) as (long, short):
                     with long:
-                        _correlate_run(builder, vector, filters, many, length, *rest)
+                        _correlate_run(builder, vector, *shape, many, length, *rest)
                     with short:
-                        _correlate_run(builder, vector, filters, 1, length, *rest)
+                        _correlate_run(builder, vector, *shape, 1, length, *rest)
 
-            _choose(builder, [filters], [(filters,) for filters in positions], run)
+            _choose(builder, shape, positions, run)
             return context.get_dummy_value()
 
         return signature, generate
@@ -67,8 +70,8 @@ def make_correlation_tile(positions: dict[int, int]):
 
 
 def _correlate_run(
-    builder, vector, filters, positions, length, x, x_start, x_gap, w, w_start, w_gap, bias, out, out_start, out_gap,
-    *loops,
+    builder, vector, filters, is_depthwise, positions, length, x, x_start, x_gap, w, w_start, w_gap, bias, out,
+    out_start, out_gap, *loops,
 ):  # fmt: skip
     """The whole run, so many positions at once."""
     counts, x_steps, w_steps = (cgutils.unpack_tuple(builder, loop, 3) for loop in loops)
@@ -79,9 +82,11 @@ def _correlate_run(
 
     def body(sums, pointers):
         pixel, weight = pointers
-        values = [load_vector(builder, builder.gep(pixel, [offset]), vector) for offset in pixels]
         totals = list(sums)
         for f in range(filters):
+            if f == 0 or is_depthwise:
+                places = [builder.gep(pixel, [builder.add(offset, INDEX(f * vector.count))]) for offset in pixels]
+                values = [load_vector(builder, place, vector) for place in places]
             factor = splat_vector(builder, builder.load(builder.gep(weight, [weights[f]])), vector)
             for p in range(positions):
                 place = p * filters + f
@@ -113,50 +118,51 @@ def _biases_or_zeros(builder, vector, w, bias, filters):
     return [_merge(builder, (zero, before), (value, inside)) for value in biases]
 
 
-def make_gradient_tile(taps: int, filters: tuple[int, ...]):
+def make_gradient_tile(shapes: Sequence[tuple[int, int, int]]):
     """gradient[t, f] += the sum over two loops, and over the lanes, of x[t] delta[f], for a few taps t and filters f.
 
-    (taps, filters, x, x_start, x_gap, delta, delta_start, gradient, gradient_start, gradient_gap, counts, x_steps,
-    delta_steps): as in make_correlation_tile. taps is at most what was given here, filters one of those. x_gap,
+    (taps, filters, is_depthwise, x, x_start, x_gap, delta, delta_start, gradient, gradient_start, gradient_gap,
+    counts, x_steps, delta_steps): the first three are one of `shapes`, the others as in make_correlation_tile. x_gap,
     gradient_gap: to the next tap. With 0 taps, gradient[f] += the sum of delta[f].
     """
 
     @intrinsic
     def tile(
-        typing_context, taps, filters, x, x_start, x_gap, delta, delta_start, gradient, gradient_start, gradient_gap,
-        counts, x_steps, delta_steps,
+        typing_context, taps, filters, is_depthwise, x, x_start, x_gap, delta, delta_start, gradient, gradient_start,
+        gradient_gap, counts, x_steps, delta_steps,
     ):  # fmt: skip
         n, loops = types.intp, types.UniTuple(types.intp, 2)
-        signature = types.void(n, n, x, n, n, delta, n, gradient, n, n, loops, loops, loops)
+        signature = types.void(n, n, n, x, n, n, delta, n, gradient, n, n, loops, loops, loops)
 
         def generate(context, builder, signature, arguments):
             vector = register_of(context.get_value_type(x.dtype))
-            shape, rest = arguments[:2], arguments[2:]
+            shape, rest = arguments[:3], arguments[3:]
             _choose(builder, shape, shapes, lambda *shape: _add_gradient(builder, vector, *shape, *rest))
             return context.get_dummy_value()
 
         return signature, generate
 
-    shapes = [(t, f) for f in filters for t in range(taps + 1)]
     return tile
 
 
 def _add_gradient(
-    builder, vector, taps, filters, x, x_start, x_gap, delta, delta_start, gradient, gradient_start, gradient_gap,
-    *loops,
+    builder, vector, taps, filters, is_depthwise, x, x_start, x_gap, delta, delta_start, gradient, gradient_start,
+    gradient_gap, *loops,
 ):  # fmt: skip
     counts, x_steps, delta_steps = (cgutils.unpack_tuple(builder, loop, 2) for loop in loops)
     pixels = [builder.mul(x_gap, INDEX(t)) for t in range(taps)]
 
     def body(sums, pointers):
         pixel, slope = pointers
-        slopes = [load_vector(builder, builder.gep(slope, [INDEX(f * vector.count)]), vector) for f in range(filters)]
+        slopes = _load_all(builder, slope, vector, filters)
         if not taps:
             return [builder.fadd(total, slope) for total, slope in zip(sums, slopes, strict=True)]
         totals = []
         for t in range(taps):
-            value = load_vector(builder, builder.gep(pixel, [pixels[t]]), vector)
-            totals += [multiply_add(builder, value, slopes[f], sums[t * filters + f]) for f in range(filters)]
+            values = _load_all(builder, builder.gep(pixel, [pixels[t]]), vector, filters if is_depthwise else 1)
+            for f in range(filters):
+                value = values[f if is_depthwise else 0]
+                totals.append(multiply_add(builder, value, slopes[f], sums[t * filters + f]))
         return totals
 
     starts = [builder.gep(x, [x_start]), builder.gep(delta, [delta_start])]
