@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 numba = pytest.importorskip("numba")
 
+from nnfast.backends.numba import aligned_zeros  # noqa: E402
 from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, images, pooling  # noqa: E402
 from nnfast.kernels.cpu.calls import call_void  # noqa: E402
 from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
@@ -400,3 +401,11 @@ def test_interleaving_and_back_is_exact(dtype: str, is_gradient: bool, n: int, s
     np.testing.assert_array_equal(workspace[0], groups)
     np.testing.assert_array_equal(workspace[1], rows)
     workspace.assert_only_inside()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("shape", [(1,), (1000,), (3, 8192), (100_000,)])
+def test_what_registers_are_loaded_from_begins_with_a_cache_line(dtype: str, shape: tuple[int, ...]) -> None:
+    array = aligned_zeros(shape, np.dtype(dtype))
+    assert array.ctypes.data % 64 == 0
+    np.testing.assert_array_equal(array, np.zeros(shape, dtype), strict=True)

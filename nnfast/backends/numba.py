@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import sys
 from typing import Any
 
@@ -25,6 +26,8 @@ FLOPS_PER_THREAD = 1_000_000
 # What a block of rows needs on its way stays in a part of the second-level cache.
 BLOCK_BYTES = 2**19
 BLOCK_ROWS = 256  # fewer do not repay reading the weights again
+
+CACHE_LINE = 64  # bytes
 
 
 class NumbaBackend(Backend):
@@ -63,7 +66,7 @@ class NumbaProgram(HostProgram):
         self._gradient = np.zeros(plan.parameter_count, dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
-        self._packs = np.zeros((threads, products.PACK_SIZE), dtype)
+        self._packs = aligned_zeros((threads, products.PACK_SIZE), dtype)
         self._barrier_size = barrier.SIZE
         self._kept: list[Any] = []
         with announced(dtype):
@@ -82,7 +85,7 @@ class NumbaProgram(HostProgram):
         operations = table.rows()
         constants = table.constants
         self._kept = table.kept
-        self._workspace = np.zeros(table.workspace_size, recipe.dtype)
+        self._workspace = aligned_zeros((table.workspace_size,), recipe.dtype)
         self._penalties = np.zeros(table.weight_rows)
         job = np.zeros(epoch.JOB_SIZE, dtype=np.int64)
         output = plan.output.layer.function
@@ -201,6 +204,14 @@ class NumbaProgram(HostProgram):
 
     def _no_values(self, steps: int) -> Vector:
         return np.zeros((steps, 1), self.recipe.dtype)
+
+
+def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Vector:
+    """Zeros that begin with a cache line, as the plan counts on: a register's load from two lines takes two."""
+    size = math.prod(shape) * dtype.itemsize
+    memory = np.zeros(size + CACHE_LINE, np.uint8)
+    start = -memory.ctypes.data % CACHE_LINE
+    return memory[start : start + size].view(dtype).reshape(shape)
 
 
 def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
