@@ -6,7 +6,8 @@ its array, one that races with another thread's, misaligned or undefined arithme
 the kernel's text. ctypes calls the kernels, each argument's type checked against the C++ signature.
 
 It proves what a kernel computes, on any Linux machine with g++, and nothing about speed. What it cannot see: how blocks
-interleave, since they run one after another (what they share without atomics is refused as a race); the fused
+interleave, since they run one after another (what they share without atomics is refused as a race); an overrun from one
+part of a kernel's dynamic shared memory into the next, or from one argument into another that overlaps it; the fused
 multiply-adds of nvcc (here contraction is off); tensor cores, asynchronous copies and cooperative groups, which do not
 compile. A thread that spins until another writes waits for ever.
 """
@@ -37,7 +38,7 @@ _RUNTIME = ("execution.cpp", "memory_check.cpp", "emulation.h")
 # -Wdouble-promotion: a float kernel that computes in double by a stray literal is right, and slow.
 _COMPILE = ("-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-shared", "-Wl,-Bsymbolic")
 _CHECKS = ("-fsanitize=thread,undefined", "--param=tsan-instrument-func-entry-exit=0")
-_LIBRARIES = ("-lm", "-lgcc", "-lc")
+_LIBRARIES = ("-lm", "-lgcc", "-lc", "-Wl,-z,defs")  # a check that memory_check.cpp does not answer: an error here
 _WARNINGS = ("-Wall", "-Wdouble-promotion", "-Werror", "-Wno-unknown-pragmas")
 
 # Options of NVRTC that change speed, rounding or debugging but no meaning.

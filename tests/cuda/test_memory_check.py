@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -92,6 +94,17 @@ def test_an_array_larger_than_what_is_kept_for_the_next_launch() -> None:
         launch("y[t] += 1.0f;", "float* y", y, grid=2)
 
 
+def test_what_is_remembered_of_a_large_array_is_given_back() -> None:
+    def resident() -> int:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+    y = floats(2 << 20)
+    launch("for (int i = t; i < n; i += 64) y[i] = 1.0f;", "float* y, int n", y, np.int32(y.size))
+    before = resident()
+    launch("y[t] = 1.0f;", "float* y", floats(64))
+    assert before - resident() > 16 * y.nbytes
+
+
 @pytest.mark.parametrize(("index", "size", "found"), [("t", 256, None), ("t + 1", 256, "256"), ("t", 252, "252")])
 def test_dynamic_shared_memory_ends_where_the_launch_says(index: str, size: int, found: str | None) -> None:
     body = f"extern __shared__ float values[]; values[{index}] = 1.0f; __syncthreads(); y[t] = values[{index}];"
@@ -143,6 +156,10 @@ RACES = {
     "a read beside atomics": "atomicAdd(y, 1.0f); y[t + 1] = y[0];",
     "atomics after a write": "if (t == 0) y[0] = 0.0f; atomicAdd(y, 1.0f);",
     "one byte of a word": "if (t == 0) y[0] = 1.0f; if (t == 1) reinterpret_cast<unsigned char*>(y)[2] = 1;",
+    "bytes read one by one": (
+        "unsigned char* c = reinterpret_cast<unsigned char*>(y);"
+        "if (t == 1) { float v = c[0]; v += c[1]; y[8] = v; } if (t == 0) c[1] = 1;"
+    ),
     "a part of a vector": "if (t == 0) reinterpret_cast<float4*>(y)[0] = float4{1, 2, 3, 4}; if (t == 1) y[3] = 1;",
 }
 
@@ -160,6 +177,13 @@ def test_a_race_is_found_in_every_order(what: str, order: str) -> None:
         launch(RACES[what], "float* y, const float* x", floats(65), floats(64), order=order, table=RACES.values())
     assert str(failure.value).count("in line 2 ") == 1
     assert "with nothing in between to order the two" in str(failure.value)
+
+
+def test_of_many_reads_none_hides_another_warp_s() -> None:
+    body = "__shared__ int s[1]; y[t] = s[0]; __syncwarp(); if (t == 2) s[0] = 1;"
+    for seed in range(10):
+        with pytest.raises(emulator.RaceError, match=r"which thread \((3[2-9]|[456]\d), 0, 0\) .* read"):
+            launch(body, "float* y", floats(64), order="random", seed=seed)
 
 
 @every_order

@@ -23,7 +23,7 @@ struct Access {
     unsigned where;   // 28 bits of its code's address in the image, and the bytes of the granule that it touched
 };
 
-// What is remembered of four bytes. Two reads are enough: of any three threads that read without order, two are of
+// What is remembered of four bytes; of bytes that several threads write one by one, the last write only. Two reads are enough: of any three threads that read without order, two are of
 // different warps or of one, and who comes after both of these without coming after the third is of the third's warp.
 struct Granule {
     unsigned stamp;  // of the launch, or, in shared memory, of the block
