@@ -16,6 +16,9 @@ from typing import Any
 VARIABLES = ("NNFAST_NUM_THREADS", "OMP_NUM_THREADS")
 MAX_THREADS = 1024
 
+# A container's share of the processors: microseconds of work, or "max", in so many of time (Linux, cgroup v2)
+QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
 _running = 0
 _lock = threading.Lock()
 
@@ -52,7 +55,7 @@ def processor_count() -> int:
     """The processors that this process may use: those it is bound to, or fewer where a container's quota says so."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
+        quota, period = QUOTA.read_text().split()
         count = min(count, max(1, -(-int(quota) // int(period))))
     except (OSError, ValueError):  # no such file, or "max": no quota
         pass
@@ -73,47 +76,69 @@ def fair_share(count: int) -> Iterator[int]:
             _running -= 1
 
 
+def _forget() -> None:
+    """In a forked process nothing runs, and nobody holds the lock, whatever its parent was doing."""
+    global _running, _lock
+    _running, _lock = 0, threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)
+
+
 def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
     """Call function(number, count) for number = 0, ..., count - 1, each in a thread of its own; return when all have.
 
     The threads may wait for each other: they start together or not at all. Where the system gives no more of them,
-    there are fewer, and each is told so. Ctrl-C waits until all are done.
+    there are fewer, and each is told so. Raises what a call raised. Ctrl-C waits until all are done.
     """
     if count == 1:
         function(0, 1)
         return
     gate = threading.Event()
-    started: list[threading.Thread] = []
+    started: list[tuple[threading.Thread, threading.Event]] = []
+    errors: list[BaseException] = []
     team = 0  # nobody, until all are there
 
-    def work(number: int) -> None:
-        gate.wait()
-        if number < team:
-            function(number, team)
+    def work(number: int, done: threading.Event) -> None:
+        try:
+            gate.wait()
+            if number < team:
+                function(number, team)
+        except BaseException as error:
+            errors.append(error)
+        finally:
+            done.set()
 
     try:
         for number in range(count):
-            thread = threading.Thread(target=work, args=(number,), daemon=True)
+            done = threading.Event()
+            thread = threading.Thread(target=work, args=(number, done), daemon=True)
             try:
                 thread.start()
             except RuntimeError:  # "can't start new thread"
                 break
-            started.append(thread)
+            started.append((thread, done))
         team = len(started)
     finally:
-        gate.set()
-        _join(started)
+        _release(gate, started)
+    if errors:
+        raise errors[0]
     if not started:
         function(0, 1)
 
 
-def _join(threads: list[threading.Thread]) -> None:
+def _release(gate: threading.Event, started: list[tuple[threading.Thread, threading.Event]]) -> None:
+    """Let the threads go, and wait for them."""
     interruption = None
-    for thread in threads:
-        while thread.is_alive():
-            try:
+    while True:
+        try:
+            gate.set()
+            for thread, done in started:
+                done.wait()  # Thread.join, interrupted, would take the thread for dead (CPython issue 90882)
                 thread.join()
-            except KeyboardInterrupt as error:
-                interruption = error
+            break
+        except KeyboardInterrupt as error:
+            interruption = error
     if interruption:
         raise interruption
