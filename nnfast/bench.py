@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from .backends import NAMES, Source, get_backend, unavailable
 from .cli.info import gather
+from .threads import thread_count
 from .validation import check_count
 from .workloads import DTYPE, WORKLOADS, Workload, get_workload
 
@@ -64,9 +65,11 @@ def _distance(a: NDArray[np.float64], b: NDArray[np.float64]) -> float:
 class Runner:
     """A workload on one backend, ready to be run from its start any number of times."""
 
-    def __init__(self, workload: Workload, backend: str, source: Source | None = None) -> None:
+    def __init__(
+        self, workload: Workload, backend: str, source: Source | None = None, threads: int | None = None
+    ) -> None:
         self.workload = workload
-        self.backend = get_backend(backend)
+        self.backend = get_backend(backend, threads)
         self.source = source or workload.source()
         recipe = workload.recipe()
         self.program = self.backend.compile(workload.plan(), recipe)
@@ -153,11 +156,14 @@ def measure(runners: list[Runner], repeats: int) -> list[list[float]]:
     return seconds
 
 
-def environment() -> dict[str, Any]:
-    """What a figure depends on: what `nnfast info` tells, and the threads of matrix products."""
+def environment(threads: int | None = None) -> dict[str, Any]:
+    """What a figure depends on: what `nnfast info` tells, the threads of numba, and those of NumPy's products."""
     facts = gather()
-    threads = _blas_threads()
-    return facts | {"blas_threads": facts["cores"] if threads is None else threads}
+    blas_threads = _blas_threads()
+    return facts | {
+        "threads": thread_count(threads),
+        "blas_threads": facts["cores"] if blas_threads is None else blas_threads,
+    }
 
 
 def _blas_threads() -> int | None:
@@ -171,27 +177,34 @@ def _blas_threads() -> int | None:
     return max(pools, default=None)
 
 
-def bench_command(backends: list[str] | None, workloads: list[str] | None, repeats: int, as_json: bool) -> int:
+def bench_command(
+    backends: list[str] | None,
+    workloads: list[str] | None,
+    repeats: int,
+    as_json: bool,
+    threads: int | None = None,
+) -> int:
     """Measure the backends (default: all that can run here) on the workloads (default: all of the table).
 
-    The numpy backend is always among them: the others are held to its results and compared with its speed. Prints a
-    table, or with as_json one JSON object, on stdout. Returns 0, or 1 with a line on stderr, before anything is
-    timed, when results differ. Raises ValueError for unknown names and BackendUnavailableError.
+    The numpy backend is always among them: the others are held to its results and compared with its speed. threads:
+    see get_backend. Prints a table, or with as_json one JSON object, on stdout. Returns 0, or 1 with a line on stderr,
+    before anything is timed, when results differ. Raises ValueError for unknown names and BackendUnavailableError.
     """
     repeats = check_count(repeats, "repeats")
     chosen = [get_workload(name) for name in (workloads or WORKLOADS)]
     if not backends:
         backends = [name for name in reversed(NAMES) if unavailable(name) is None]
     names = list(dict.fromkeys([REFERENCE, *backends]))
-    described = {name: get_backend(name).description for name in names}  # unknown and unavailable ones end it here
+    # Unknown and unavailable ones end it here
+    described = {name: get_backend(name, threads).description for name in names}
 
     try:
-        prepared = [_prepare(workload, names) for workload in chosen]
+        prepared = [_prepare(workload, names, threads) for workload in chosen]
     except DifferentResultsError as error:
         print(f"nnfast: {error}", file=sys.stderr)
         return 1
 
-    where = environment()
+    where = environment(threads)
     if not as_json:
         print(_heading(where, described, repeats))
     results = []
@@ -213,13 +226,15 @@ def bench_command(backends: list[str] | None, workloads: list[str] | None, repea
     return 0
 
 
-def _prepare(workload: Workload, names: list[str]) -> tuple[list[str], list[Runner], list[dict[str, float]]]:
+def _prepare(
+    workload: Workload, names: list[str], threads: int | None
+) -> tuple[list[str], list[Runner], list[dict[str, float]]]:
     """One verified runner for every backend that can train the workload; they share the host's copy of the rows."""
     source = workload.source()
     runners = {}
     for name in names:
         try:
-            runners[name] = Runner(workload, name, source)
+            runners[name] = Runner(workload, name, source, threads)
         except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
             print(f"nnfast: {workload.name}: {refusal}", file=sys.stderr)
     reference = runners[REFERENCE].outcome()

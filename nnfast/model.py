@@ -40,8 +40,8 @@ class Model:
 
     parameters: the flat vector of nnfast.plan, in the dtype that predictions are computed in; state, in the same dtype,
     that of running statistics. targets: how outputs become labels or numbers. inputs: how columns become inputs, or
-    None for arrays taken as they are. input_scale: what inputs are multiplied by. history: of the training. backend:
-    where predictions run, a name or a Backend.
+    None for arrays taken as they are. input_scale: what inputs are multiplied by. history: of the training. backend,
+    threads: where predictions run, and in how many threads at most; see get_backend.
     """
 
     network: Network
@@ -53,7 +53,8 @@ class Model:
     input_scale: float = 1.0
     history: History = field(default_factory=History)
     backend: str | Backend = "auto"
-    _compiled: tuple[str | Backend, Program] | None = field(default=None, repr=False)
+    threads: int | None = None
+    _compiled: tuple[tuple[str | Backend, int | None], Program] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __repr__(self) -> str:
@@ -110,10 +111,11 @@ class Model:
     def _program(self) -> Iterator[Program]:
         """The model as a program, for one thread at a time: a program has one workspace."""
         with self._lock:
-            if self._compiled is None or self._compiled[0] != self.backend:
+            chosen = self.backend, self.threads
+            if self._compiled is None or self._compiled[0] != chosen:
                 plan = make_plan(self.network, PREDICTION_ROWS)
                 recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
-                self._compiled = self.backend, get_backend(self.backend).compile(plan, recipe)
+                self._compiled = chosen, get_backend(*chosen).compile(plan, recipe)
             program = self._compiled[1]
             program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
             yield program
@@ -166,7 +168,7 @@ class Model:
         write_bytes(Path(path), save(contiguous, metadata))
 
     @classmethod
-    def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto") -> Model:
+    def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto", threads: int | None = None) -> Model:
         """Read a model that save wrote. Raises OSError, or ValueError for any other file.
 
         Nothing in the file is executed: formulas in it pass through nnfast's own grammar.
@@ -184,14 +186,14 @@ class Model:
         if metadata.get("format") != FORMAT:
             raise ValueError(f"{os.fspath(path)} is not a model file of this version (its format must be {FORMAT!r})")
         try:
-            return cls._from_file(metadata, arrays, backend)
+            model = cls._from_file(metadata, arrays)
         except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
             raise ValueError(f"{os.fspath(path)} is a damaged model file: {error}") from None
+        model.backend, model.threads = backend, threads
+        return model
 
     @classmethod
-    def _from_file(
-        cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]], backend: str | Backend
-    ) -> Model:
+    def _from_file(cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
         network = Network.from_json(metadata["network"])
         loss = _loss_from_data(json.loads(metadata["loss"]))
         check_pair(network.output_layer.function, loss)
@@ -221,7 +223,6 @@ class Model:
             InputEncoding.from_state(part("inputs"), description["inputs"]) if "inputs" in description else None,
             scale,
             History.from_state(part("history"), description["history"]),
-            backend,
         )
         if isinstance(model.targets, ClassTargets):
             check_class_count(model.targets, network)

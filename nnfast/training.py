@@ -95,6 +95,7 @@ def train(
     early_stopping: bool | EarlyStopping = False,
     shuffle: bool = True,
     backend: str | Backend = "auto",
+    threads: int | None = None,
     dtype: Any = "float32",
     seed: int | None = 0,
     callbacks: Iterable[Callback] = (),
@@ -112,8 +113,9 @@ def train(
     step, or "full"; the last batch of an epoch has what is left. alpha, l1: penalties alpha * sum(W**2) / 2 and
     l1 * sum(|W|) on weights. clip_norm: the longest gradient allowed. sample_weight: (n_rows,), how much each row
     counts. validation: the share of rows to hold out (seeded; for labels by class), or (X, y) or (X, y, weights).
-    early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new order every epoch. backend: see
-    get_backend. dtype: "float32" or "float64". seed: of weights, orders, masks and split; None draws one.
+    early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new order every epoch. backend,
+    threads: see get_backend; no number depends on threads. dtype: "float32" or "float64". seed: of weights, orders,
+    masks and split; None draws one.
     callbacks: called with an EpochRecord after every epoch; one that returns True ends the run.
     initial_parameters, initial_state: the flat vectors to start from, such as a model's parameters and state. orders:
     called with the epoch's number from 0, returns the order of its rows. inputs, targets: encodings between the user's
@@ -191,15 +193,16 @@ def train(
         orders = ShuffledOrders(seed, training.n_rows) if shuffle else lambda epoch: everything
     else:
         orders = _checked(orders, training.n_rows)
-    chosen_backend = get_backend(backend)
+    chosen_backend = get_backend(backend, threads)
     # From here on, so that Ctrl-C cannot be lost inside the compiler
     with interruptible() as interruption:
         program = chosen_backend.compile(plan, recipe)
         program.parameters, program.state = parameters.astype(dtype), state.astype(dtype)
         program.bind(training)
         model = Model(
-            network, program.parameters, program.state, chosen_loss, targets, inputs, input_scale, History(), backend
-        )
+            network, program.parameters, program.state, chosen_loss, targets, inputs, input_scale, History(), backend,
+            threads,
+        )  # fmt: skip
         _Run(
             program, training, held_out, model, orders, get_schedule(schedule), rate, epochs, batch,
             early_stopping or None, tuple(callbacks), interruption,

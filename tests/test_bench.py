@@ -63,12 +63,14 @@ def test_flops_count_the_products_of_a_step() -> None:
 
 
 def test_json_has_every_figure_and_what_it_depends_on(capsys: pytest.CaptureFixture[str]) -> None:
-    assert bench_command(["numba"], ["xor", "digits"], 2, as_json=True) == 0
+    assert bench_command(["numba"], ["xor", "digits"], 2, as_json=True, threads=3) == 0
     report = json.loads(capsys.readouterr().out)
     assert {"numpy", "numba"} <= set(report["environment"]["packages"])
     assert report["environment"]["cpu"]
     assert report["environment"]["cores"] >= 1
     assert report["environment"]["blas_threads"] >= 1
+    assert report["environment"]["threads"] == 3
+    assert report["backends"]["numba"].endswith("3 threads")
     assert list(report["backends"]) == ["numpy", "numba"], "the numpy backend is what others are compared with"
     assert report["repeats"] == 2
     assert [workload["name"] for workload in report["workloads"]] == ["xor", "digits"]

@@ -193,8 +193,32 @@ def test_the_config_leaves_nothing_to_a_default(nnfast):
     assert config["learning_rate"] == 0.001
     assert (config["loss"], config["output_activation"]) == ("cross_entropy", "softmax")
     undecided = {"target", "clip_norm", "network", "layers"}  # None, which TOML cannot say
-    about_output = {name for name, option in ROWS.items() if not option.is_about_run}
-    assert set(config) == {"data", *ROWS} - undecided - about_output
+    left_out = {name for name, option in ROWS.items() if not option.is_about_run}
+    assert set(config) == {"data", *ROWS} - undecided - left_out
+
+
+def test_threads_are_of_a_machine_and_no_part_of_a_run(nnfast, tmp_path):
+    """They come from the command line or a file, reach the backend, and are not in the run's own file."""
+    (tmp_path / "run.toml").write_text('data = "digits"\nbackend = "numba"\nepochs = 1\nthreads = 3\n')
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnfast.backends.numba.FLOPS_PER_THREAD", 1)
+        patch.setattr("nnfast.backends.numba.run_in_threads", lambda work, count: used.append(count) or work(0, 1))
+        for threads, arguments in (
+            (3, ("train", "--config", "run.toml", "--out", "a")),
+            (2, ("train", "--config", "run.toml", "--threads", 2, "--out", "b")),
+            (5, ("predict", "a", "digits", "--threads", 5, "--backend", "numba")),
+            (4, ("evaluate", "a", "digits", "--threads", 4, "--backend", "numba")),
+        ):
+            used.clear()
+            assert nnfast(*arguments)[0] == 0
+            assert max(used) == threads
+    assert "threads" not in read_config("a/config.toml")
+    for command, arguments in {"train": ("digits",), "predict": ("a", "digits"), "evaluate": ("a", "digits")}.items():
+        for wrong, phrase in ((0, "threads must lie in 1..1024, got 0"), ("many", "--threads: must be an integer")):
+            assert_refused(nnfast(command, *arguments, "--threads", wrong), phrase, command=command)
+    (tmp_path / "run.toml").write_text('data = "digits"\nthreads = "all"\n')
+    assert_refused(nnfast("train", "--config", "run.toml"), "run.toml: threads must be an integer, got 'all'")
 
 
 def test_options_override_the_config(nnfast, tmp_path):
@@ -817,22 +841,26 @@ def test_info_names_every_backend_and_why_not(nnfast, monkeypatch):
     assert facts["backends"]["numpy"]["available"]
     assert facts["backends"]["cuda"] == {"available": False, "reason": "there is no GPU", "description": None}
     assert facts["cores"] >= 1
+    monkeypatch.setenv("NNFAST_NUM_THREADS", "7")
+    assert json.loads(nnfast("info", "--json")[1])["threads"] == 7
     assert facts["packages"]["numpy"] == np.__version__
     code, out, err = nnfast("info")
     assert (code, err) == (0, "")
     assert "no: there is no GPU" in out
+    assert "threads   7 for numba" in out
 
 
 def test_bench_hands_its_options_on(nnfast, monkeypatch):
     calls = []
     module = ModuleType("nnfast.bench")
-    module.bench_command = lambda backends, workloads, repeats, as_json: (
-        calls.append((backends, workloads, repeats, as_json)) or 0
+    module.bench_command = lambda backends, workloads, repeats, as_json, threads: (
+        calls.append((backends, workloads, repeats, as_json, threads)) or 0
     )
     monkeypatch.setitem(sys.modules, "nnfast.bench", module)
-    assert nnfast("bench", "--backend", "numba,numpy", "--workload", "xor", "--repeats", 2, "--json")[0] == 0
+    options = ("--backend", "numba,numpy", "--workload", "xor", "--repeats", 2, "--threads", 3, "--json")
+    assert nnfast("bench", *options)[0] == 0
     assert nnfast("bench")[0] == 0
-    assert calls == [(["numba", "numpy"], ["xor"], 2, True), (None, None, 3, False)]
+    assert calls == [(["numba", "numpy"], ["xor"], 2, True, 3), (None, None, 3, False, None)]
     assert_refused(nnfast("bench", "--repeats", 0), "--repeats", command="bench")
 
 

@@ -30,10 +30,23 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
     """The backend called "numpy", "numba", "cuda", "cuda:1" (the second device), or "auto".
 
     "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
-    becomes another. threads: how many numba may use at most; None: what NNFAST_NUM_THREADS says, or every processor.
-    Raises ValueError for an unknown name, BackendUnavailableError for one that cannot run here.
+    becomes another. A Backend is returned as it is.
+
+    threads: how many the numba backend may use at most, in all that a process computes at once; None: what
+    NNFAST_NUM_THREADS or OMP_NUM_THREADS says, else every processor. The results are the same, bit for bit, for any
+    number. It says nothing to the others: the products of numpy are in the threads of NumPy's BLAS
+    (OPENBLAS_NUM_THREADS), and cuda computes on the device.
+
+    Raises ValueError for an unknown name, for threads out of range or beside a Backend, which has its own;
+    BackendUnavailableError for a backend that cannot run here.
     """
+    threads = check_threads(threads)
     if isinstance(name, Backend):
+        if threads is not None:
+            raise ValueError(
+                f"threads={threads} beside a Backend, which has its own: give it to get_backend({name.name!r}, "
+                f"threads={threads})"
+            )
         return name
     if not isinstance(name, str):
         raise TypeError(f"backend must be a name, got {name!r}")
@@ -46,7 +59,7 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
     if reason:
         others = ", ".join(other for other in NAMES if other != base and unavailable(other) is None)
         raise BackendUnavailableError(f"backend {name!r} is not available: {reason}. Available: {others}")
-    backend: Backend = _module(base).create(int(number) if colon else None, check_threads(threads))
+    backend: Backend = _module(base).create(int(number) if colon else None, threads)
     return backend
 
 

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
-from .options import add_train_arguments, known_names
+from .options import ROWS, add_train_arguments, known_names
 
 OK, USAGE, UNAVAILABLE, DIVERGED, INTERRUPTED, READER_GONE = 0, 2, 3, 4, 130, 141  # 128 + the signal's number
 
@@ -121,12 +121,14 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     predict.add_argument("--proba", action="store_true", help="a column of probabilities per class")
     predict.add_argument("--out", metavar="FILE", help="write to FILE instead of standard output")
     predict.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
+    _add_threads(predict)
 
     evaluate = command("evaluate", "measure a trained network on a data set that holds the truth")
     evaluate.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
     evaluate.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
     evaluate.add_argument("--target", metavar="COLUMN", help="the column of a CSV that holds the truth")
     evaluate.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
+    _add_threads(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.more_help = lambda: (
         "The test part is measured where DATA brings one, or where RUN was trained on the same DATA and\n"
@@ -140,10 +142,16 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
 
     bench = command("bench", "time the backends on the same networks, after checking that they agree")
     bench.add_argument("--backend", metavar="A,B", help="backends to compare (default: all that can run here)")
+    _add_threads(bench)
     bench.add_argument("--workload", metavar="A,B", help="workloads to run (default: all)")
     bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats; the median counts (3)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser, commands.choices
+
+
+def _add_threads(parser: argparse.ArgumentParser) -> None:
+    option = ROWS["threads"]
+    parser.add_argument(option.flag, type=option.read, metavar=option.metavar, help=option.help)
 
 
 def _in_module(module: str, function: str) -> Callable[[argparse.Namespace], int]:
@@ -165,7 +173,11 @@ def _bench(arguments: argparse.Namespace) -> int:
     if arguments.repeats < 1:
         raise ValueError(f"--repeats must be a positive integer, got {arguments.repeats}")
     code: int = bench_command(
-        names(arguments.backend), names(arguments.workload), arguments.repeats, as_json=arguments.json
+        names(arguments.backend),
+        names(arguments.workload),
+        arguments.repeats,
+        as_json=arguments.json,
+        threads=arguments.threads,
     )
     return code
 

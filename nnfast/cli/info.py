@@ -62,6 +62,7 @@ def _network_command(arguments: argparse.Namespace) -> int:
 def gather() -> dict[str, Any]:
     """What there is to know, as JSON holds it."""
     from ..backends import NAMES, get_backend, unavailable
+    from ..threads import thread_count
 
     backends: dict[str, Any] = {}
     for name in NAMES:
@@ -80,7 +81,7 @@ def gather() -> dict[str, Any]:
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": _cores(),
-        "threads": _threads(),
+        "threads": thread_count(),
         "blas": _blas(),
         "gpus": _gpus() if backends["cuda"]["available"] else [],
         "cache": _cache(),
@@ -96,7 +97,7 @@ def describe(facts: dict[str, Any]) -> str:
     lines |= {
         "auto": f"chooses {facts['auto']}",
         "cpu": f"{facts['cpu']}, {facts['cores']} cores for this process",
-        "threads": f"{facts['threads']} of Numba's" if facts["threads"] else "no Numba",
+        "threads": f"{facts['threads']} for numba",
         "blas": ", ".join(f"{name}: {library}" for name, library in facts["blas"].items()),
         "gpus": ", ".join(facts["gpus"]) or "none",
         "cache": facts["cache"] or "none",
@@ -129,17 +130,8 @@ def _cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def _threads() -> int | None:
-    try:
-        from numba import get_num_threads
-    except ImportError:
-        return None
-    threads: int = get_num_threads()
-    return threads
-
-
 def _blas() -> dict[str, str]:
-    """The BLAS that NumPy and SciPy were built with; the numba backend uses SciPy's."""
+    """The BLAS that NumPy and SciPy were built with; the numpy backend uses NumPy's, the numba backend none."""
     import numpy
     import scipy
 

@@ -101,7 +101,7 @@ class Option:
     default: Any
     metavar: str | None
     help: str
-    is_about_run: bool = True  # False: about where the results go; no part of what a run is
+    is_about_run: bool = True  # False: about how it is computed or where the results go; no part of what a run is
 
     @property
     def flag(self) -> str:
@@ -158,6 +158,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
         Option("backend", TEXT, "auto", "NAME", "auto, numpy, numba, cuda or cuda:N"),
+        Option("threads", INTEGER, None, "N", "of numba at most; changes no result (default: every processor)", False),
     ),
     "output": (
         Option("out", TEXT, None, "DIR", "write config.toml, metrics.jsonl, model.safetensors, pictures there", False),

@@ -79,7 +79,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
 
 
 def _load(arguments: argparse.Namespace) -> tuple[Model, dict[str, Any]]:
-    backend = get_backend(arguments.backend)
+    backend = get_backend(arguments.backend, arguments.threads)
     path, config = find_run(arguments.run)
     return Model.load(path, backend), config
 

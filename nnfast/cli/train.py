@@ -23,7 +23,7 @@ def train_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast train`. Returns the exit code; raises what main() turns into one line."""
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "config")}
     options = merge(given, read_config(arguments.config) if arguments.config else {})
-    backend = get_backend(options["backend"])
+    backend = get_backend(options["backend"], options["threads"])
     run = prepare(options)
     run.values["backend"] = _full_name(options["backend"], backend)
     quiet = options["quiet"] or False

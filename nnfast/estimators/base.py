@@ -7,7 +7,7 @@ attributes. Replaced are the loop over batches (_fit_stochastic), the loss and g
 
 from __future__ import annotations
 
-from numbers import Real
+from numbers import Integral, Real
 from types import SimpleNamespace
 from typing import Any, ClassVar
 
@@ -23,6 +23,7 @@ from ..model import PREDICTION_ROWS
 from ..network import Network
 from ..optimizers import sgd
 from ..schedules import SCHEDULES, Schedule
+from ..threads import MAX_THREADS
 from ..validation import check_dtype
 from . import networks
 from .conversion import from_sklearn, to_sklearn
@@ -48,6 +49,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     _extra_constraints: ClassVar[dict[str, list[Any]]] = {
         "activation": [StrOptions(HIDDEN_ACTIVATIONS), Activation, list, tuple],
         "backend": [str, Backend],
+        "threads": [Interval(Integral, 1, MAX_THREADS, closed="both"), None],
         "dtype": [StrOptions({"float32", "float64"}), type, np.dtype, None],
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
         "l1": [Interval(Real, 0, None, closed="left")],
@@ -198,10 +200,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         plan = networks.make_room(network, 1, PREDICTION_ROWS)
 
         def compile_program() -> Any:
-            return backend_for_prediction(self.backend).compile(plan, Recipe(loss, sgd(), dtype))
+            return backend_for_prediction(self.backend, self.threads).compile(plan, Recipe(loss, sgd(), dtype))
 
         programs = vars(self).get("_programs") or Programs()
-        with programs.lend(("predict", network, str(self.backend), dtype, loss.name), compile_program) as program:
+        key = ("predict", network, str(self.backend), self.threads, dtype, loss.name)
+        with programs.lend(key, compile_program) as program:
             program.parameters = networks.flatten(plan, self.coefs_, self.intercepts_, dtype)
             program.state = self._state
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))

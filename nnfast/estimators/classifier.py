@@ -27,6 +27,8 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     activation : also any name of nnfast.ACTIVATIONS, an Activation, or a list with one for every hidden layer.
     loss : "log_loss" (default), any name of nnfast.LOSSES or a Loss that is defined on the outputs.
     backend : "numba" (default), "numpy", "cuda", "cuda:1", "auto" or a Backend.
+    threads : how many "numba" may use at most, which changes no result; by default what NNFAST_NUM_THREADS or
+        OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor. "numpy" has BLAS's own.
     dtype : "float32" or "float64", of the weights and of the arithmetic; by default that of X.
     dropout : the share of a hidden layer's outputs to drop in training, or a list with one for every hidden layer.
     class_weight : None, "balanced" or a dict of weights by class; they multiply the sample weights.
@@ -88,6 +90,7 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
         max_fun: int = 15000,
         loss: str | Loss = "log_loss",
         backend: Any = "numba",
+        threads: int | None = None,
         dtype: Any = None,
         dropout: float | Sequence[float] = 0.0,
         class_weight: Any = None,
@@ -126,6 +129,7 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
         )
         self.loss = loss
         self.backend = backend
+        self.threads = threads
         self.dtype = dtype
         self.dropout = dropout
         self.class_weight = class_weight

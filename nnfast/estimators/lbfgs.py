@@ -49,7 +49,8 @@ class Objective:
             check_target_values(loss, np.asarray(y, np.float64))
         self._plan = networks.make_room(network, 1, min(BLOCK_ROWS, X.shape[0]))
         # Without penalty, so that blocks add up; it is added here, once
-        self._program = get_backend(estimator.backend).compile(self._plan, Recipe(loss, sgd(), dtype))
+        backend = get_backend(estimator.backend, estimator.threads)
+        self._program = backend.compile(self._plan, Recipe(loss, sgd(), dtype))
         source = make_source(X, y, sample_weight, network, dtype)
         starts = range(0, source.n_rows, self._plan.rows)
         blocks = [_block(source, start, start + self._plan.rows) for start in starts]

@@ -44,11 +44,11 @@ class Programs:
         return Programs, ()
 
 
-def backend_for_prediction(name: str | Backend) -> Backend:
+def backend_for_prediction(name: str | Backend, threads: int | None) -> Backend:
     """The backend, or, with a warning, what can run here: a model fitted on a GPU may be used on another machine."""
     try:
-        return get_backend(name)
+        return get_backend(name, threads)
     except BackendUnavailableError as error:
-        other = get_backend("auto")
+        other = get_backend("auto", threads)
         warnings.warn(f"{error}. Predicting on {other.name}.", stacklevel=2)
         return other

@@ -27,6 +27,8 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
         and softmax whose values the loss is defined for.
     activation : also any name of nnfast.ACTIVATIONS, an Activation, or a list with one for every hidden layer.
     backend : "numba" (default), "numpy", "cuda", "cuda:1", "auto" or a Backend.
+    threads : how many "numba" may use at most, which changes no result; by default what NNFAST_NUM_THREADS or
+        OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor. "numpy" has BLAS's own.
     dtype : "float32" or "float64", of the weights and of the arithmetic; by default that of X.
     dropout : the share of a hidden layer's outputs to drop in training, or a list with one for every hidden layer.
     l1 : strength of the penalty l1 * sum(|W|), beside alpha's.
@@ -86,6 +88,7 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
         n_iter_no_change: float = 10,
         max_fun: int = 15000,
         backend: Any = "numba",
+        threads: int | None = None,
         dtype: Any = None,
         dropout: float | Sequence[float] = 0.0,
         l1: float = 0.0,
@@ -123,6 +126,7 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
             max_fun=max_fun,
         )
         self.backend = backend
+        self.threads = threads
         self.dtype = dtype
         self.dropout = dropout
         self.l1 = l1

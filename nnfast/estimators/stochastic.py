@@ -150,11 +150,11 @@ class StochasticFit:
         )
 
         def compile_program() -> Program:
-            return get_backend(e.backend).compile(self.plan, recipe)
+            return get_backend(e.backend, e.threads).compile(self.plan, recipe)
 
         if not self.incremental:
             return nullcontext(compile_program())
-        key: Hashable = (self.network, self.plan.rows, str(e.backend), recipe, recipe.loss.reported)
+        key: Hashable = (self.network, self.plan.rows, str(e.backend), e.threads, recipe, recipe.loss.reported)
         return e._programs.lend(key, compile_program)
 
     def _formulas(self) -> Optimizer:
