@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.network import Dense
+from nnfast.layers import Conv2D, Dense, Flatten, MaxPool2D
 from nnfast.workloads import Workload
 
 from .peer import Adam, CannotError, Peer, Place
@@ -40,10 +40,26 @@ LOSSES: dict[tuple[str, str], Callable[[Array, Array], Array]] = {
 
 def layer_function(place: Place, last: bool) -> Callable[[Arrays, Array], Array]:
     """What a layer does to a batch, as a function of its parameters; the last layer stops at z."""
-    if not isinstance(place.layer, Dense):
-        raise CannotError(f"the JAX peer has no {place.layer.kind} layer yet")
-    function = ACTIVATIONS["identity" if last else place.layer.function.name]
-    return lambda parameters, x: function(x @ parameters[0] + parameters[1])
+    layer = place.layer
+    if isinstance(layer, Dense):
+        function = ACTIVATIONS["identity" if last else layer.function.name]
+        return lambda parameters, x: function(x @ parameters[0] + parameters[1])
+    if isinstance(layer, Conv2D) and layer.padding == "valid" and layer.groups == 1:
+        activation, stride, dilation = ACTIVATIONS[layer.function.name], layer.stride, layer.dilation
+
+        def convolve(parameters: Arrays, x: Array) -> Array:
+            z = jax.lax.conv_general_dilated(
+                x, parameters[0], stride, "VALID", rhs_dilation=dilation, dimension_numbers=("NHWC", "HWIO", "NHWC")
+            )
+            return activation(z + parameters[1])
+
+        return convolve
+    if isinstance(layer, MaxPool2D) and layer.padding == "valid":
+        size, step = (1, *layer.pool_size, 1), (1, *layer.stride, 1)
+        return lambda parameters, x: jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, size, step, "VALID")
+    if isinstance(layer, Flatten):
+        return lambda parameters, x: x.reshape(len(x), -1)
+    raise CannotError(f"the JAX peer has no {layer.kind} layer like this one")
 
 
 class Scan(Peer):
@@ -63,6 +79,8 @@ class Scan(Peer):
 
         adam = self.adam()
         self._x = jnp.asarray(self.inputs)
+        if workload.image:
+            self._x = self._x.reshape(-1, *(*workload.image, 1)[:3])
         self._y = jnp.asarray(self.targets, jnp.int32 if self.targets.ndim == 1 else jnp.float32)
         shape = (workload.epochs, workload.steps_per_epoch)
         self._rates = jnp.asarray(adam.rates.reshape(shape), jnp.float32)

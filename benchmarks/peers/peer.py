@@ -102,11 +102,11 @@ class Peer(ABC):
     def places(self) -> Iterator[Place]:
         """The network's layers with their initial weights: what a library's own network is built from."""
         vector = self.workload.initial_parameters()
-        spans = {op.layer_index: (op.weights, op.bias) for op in self.plan.dense_operations}
+        spans = self.plan.named_parameters
         network = self.plan.network
         for index, (layer, shape) in enumerate(zip(network.layers, network.shapes, strict=False)):
-            held = (span for span in spans.get(index, ()) if span is not None)
-            yield Place(layer, shape, tuple(span.view(vector) for span in held))
+            names = (f"layers.{index}.{role}" for role in ("weights", "bias"))
+            yield Place(layer, shape, tuple(spans[name].view(vector) for name in names if name in spans))
 
     def adam(self) -> Adam:
         """The workload's optimizer. Raises CannotError where it is another than Adam."""

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from nnfast.backends import Recipe
-from nnfast.network import Dense
+from nnfast.layers import Conv2D, Dense, Flatten, MaxPool2D
 from nnfast.optimizers import adamw
 from nnfast.workloads import Workload
 
@@ -46,23 +46,52 @@ LOSSES: dict[tuple[str, str], Callable[[Tensor, Tensor], Tensor]] = {
 }
 
 
+class Images(nn.Module):
+    """Flat rows as images with the channels first, as PyTorch takes them; stored with the channels last."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self._shape = shape
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.reshape(-1, *self._shape).permute(0, 3, 1, 2)
+
+
+class FlatImages(nn.Module):
+    """Images as flat rows with the channels last, as nnfast's dense layers take them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x.permute(0, 2, 3, 1).flatten(1)
+
+
 def modules_of(place: Place, last: bool) -> list[nn.Module]:
     """The modules that do what a layer does; the last layer stops at z."""
-    if not isinstance(place.layer, Dense):
-        raise CannotError(f"the PyTorch peers have no {place.layer.kind} layer yet")
-    weights = place.parameters[0]
-    linear: nn.Module = nn.Linear(*weights.shape)
-    return [linear] if last else [linear, ACTIVATIONS[place.layer.function.name]()]
+    layer = place.layer
+    if isinstance(layer, Dense):
+        weights = place.parameters[0]
+        linear: nn.Module = nn.Linear(*weights.shape)
+        return [linear] if last else [linear, ACTIVATIONS[layer.function.name]()]
+    if isinstance(layer, Conv2D) and layer.padding == "valid":
+        _, _, channels, filters = place.parameters[0].shape
+        options = {"stride": layer.stride, "dilation": layer.dilation, "groups": layer.groups}
+        convolution = nn.Conv2d(channels * layer.groups, filters, layer.kernel_size, **options)
+        return [convolution, ACTIVATIONS[layer.function.name]()]
+    if isinstance(layer, MaxPool2D) and layer.padding == "valid":
+        return [nn.MaxPool2d(layer.pool_size, layer.stride)]
+    if isinstance(layer, Flatten):
+        return [FlatImages()]
+    raise CannotError(f"the PyTorch peers have no {layer.kind} layer like this one")
 
 
 def to_torch(array: NDArray[Any]) -> Tensor:
-    """A parameter in PyTorch's layout: nn.Linear holds the transposed weights."""
-    return torch.from_numpy(np.ascontiguousarray(array.T))
+    """A parameter in PyTorch's layout, which is that of nnfast with all axes, or for a kernel the pairs, reversed."""
+    return torch.from_numpy(np.ascontiguousarray(array.transpose(3, 2, 0, 1) if array.ndim == 4 else array.T))
 
 
 def from_torch(parameter: Tensor) -> NDArray[Any]:
     """A parameter in nnfast's layout, flat."""
-    return parameter.detach().numpy().T.reshape(-1)
+    array = parameter.detach().numpy()
+    return (array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T).reshape(-1)
 
 
 class Torch(Peer):
@@ -73,7 +102,10 @@ class Torch(Peer):
         torch.set_num_threads(threads)
         places = list(self.places())
         self._initial = [to_torch(array) for place in places for array in place.parameters]
-        self._model = nn.Sequential(*(part for place in places for part in modules_of(place, place is places[-1])))
+        modules = [part for place in places for part in modules_of(place, place is places[-1])]
+        if workload.image:
+            modules.insert(0, Images((*workload.image, 1)[:3]))
+        self._model = nn.Sequential(*modules)
         self._loss = LOSSES[workload.output_activation, workload.loss]
         self._adam = self.adam()
         self._step_losses = torch.zeros(0)

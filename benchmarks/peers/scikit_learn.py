@@ -34,6 +34,9 @@ class ScikitLearn(Peer):
         pair = (workload.output_activation, workload.loss)
         if pair not in ESTIMATORS:
             raise CannotError(f"scikit-learn has no loss {workload.loss} on {workload.output_activation} outputs")
+        for layer in workload.network().layers:
+            if not isinstance(layer, Dense):
+                raise CannotError(f"scikit-learn's networks have no {layer.kind} layers")
         if pair == ("softmax", "cross_entropy") and workload.outputs == 2:
             return TwoClasses.of(workload)
         return workload
@@ -42,11 +45,7 @@ class ScikitLearn(Peer):
         super().__init__(workload, threads)
         adam = self.adam()
         places = list(self.places())
-        hidden = []
-        for place in places[:-1]:
-            if not isinstance(place.layer, Dense):
-                raise CannotError(f"scikit-learn's networks have no {place.layer.kind} layers")
-            hidden.append(place.layer)
+        hidden = [place.layer for place in places[:-1] if isinstance(place.layer, Dense)]
         (activation,) = {layer.function.name for layer in hidden}
         self._initial = [place.parameters for place in places]
         self._estimator = ESTIMATORS[workload.output_activation, workload.loss](
