@@ -19,7 +19,21 @@ from sklearn.model_selection import GridSearchCV
 
 pytest.importorskip("numba")
 
-from nnfast import Dense, Dropout, MLPClassifier, MLPRegressor, Model, Network, get_backend, train
+from nnfast import (
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    MaxPool2D,
+    MLPClassifier,
+    MLPRegressor,
+    Model,
+    Network,
+    get_backend,
+    train,
+)
 from nnfast.backends import Recipe, Source
 from nnfast.backends import numba as backend_module
 from nnfast.kernels.cpu.products import DIRECT_BYTES, REPAID
@@ -98,7 +112,7 @@ def teams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def make_rows(network: Network, n_rows: int, dtype: str) -> tuple[Any, Any]:
     random = np.random.default_rng(n_rows)
-    X = random.normal(size=(n_rows, network.input_size)).astype(dtype)
+    X = random.normal(size=(n_rows, *network.input_shape)).astype(dtype)
     if network.output_layer.function.name in ("softmax", "sigmoid"):
         classes = max(2, network.output_size)
         return X, np.resize(np.arange(classes), n_rows)
@@ -125,6 +139,15 @@ NETWORKS = {
     "one input": Network(1, [Dense(1, "tanh"), Dense(1)]),
     "wide": Network(DIRECT_BYTES // 4 // WIDE + 1, [Dense(WIDE, "relu"), Dense(3, "softmax")]),
     "dropout": Network(9, [Dropout(0.2), Dense(20, "relu"), Dropout(0.5), Dense(5, "softmax")]),
+    "images": Network(
+        (7, 6, 2),
+        [Conv2D(70, 3, activation="relu"), MaxPool2D(2), Conv2D(6, 2, padding="same"), Flatten(), Dense(4, "softmax")],
+    ),
+    "normalised": Network(
+        (4, 5, 3),
+        [Conv2D(5, 2, bias=False), BatchNorm(activation="relu"), AveragePool2D(2), Flatten(), BatchNorm(), Dense(3)],
+    ),
+    "one weight": Network((3, 3), [Conv2D(1, 1, activation="tanh"), Dropout(0.1), Flatten(), Dense(3, "softmax")]),
 }
 RECIPES: dict[str, dict[str, Any]] = {
     "penalties": {"alpha": 0.01, "l1": 0.001},

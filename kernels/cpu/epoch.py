@@ -364,11 +364,11 @@ def add_gradients(op, job, gradient, workspace, pack, first, last, thread, threa
     W_gradient = gradient[op[WEIGHTS] : op[WEIGHTS] + rows * columns]
     adds = 1 if first > 0 else 0
     if op[KIND] == WINDOW:
-        if not adds:
-            W_gradient[start * columns : stop * columns] = 0
-            if start == 0 and op[BIAS] >= 0:
-                gradient[op[BIAS] : op[BIAS] + op[BIAS_SIZE]] = 0
         if start < stop:
+            if not adds:
+                W_gradient[start * columns : stop * columns] = 0
+                if start == 0 and op[BIAS] >= 0:
+                    gradient[op[BIAS] : op[BIAS] + op[BIAS_SIZE]] = 0
             groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
             call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], gradient, workspace, *groups, start, stop))
         return
@@ -384,7 +384,7 @@ def add_gradients(op, job, gradient, workspace, pack, first, last, thread, threa
             job[TRANSPOSE], (transposed[start:], rows, W_gradient[start * columns :], columns, columns, stop - start)
         )
     if op[BIAS] >= 0:
-        start, stop = share(columns, thread, threads)
+        start, stop = bias_share(op, thread, threads)
         sum_rows(delta, columns, gradient[op[BIAS] + start : op[BIAS] + stop], start, adds)
 
 
@@ -440,6 +440,16 @@ def clip_factor(gradient, clip_norm):
 
 
 @helper
+def bias_share(op, thread, threads):
+    """Where the biases begin and end whose gradients a thread computes, and which it therefore updates."""
+    if op[KIND] != WINDOW:
+        return share(op[BIAS_SIZE], thread, threads)
+    # A convolution's all come with the first row of its weights
+    start, stop = share(op[WEIGHT_ROWS], thread, threads)
+    return 0, op[BIAS_SIZE] if start == 0 and stop > 0 else 0
+
+
+@helper
 def scale_gradients(operations, gradient, factor, thread, threads):
     """A thread's share of all gradients times the factor."""
     for index in range(len(operations)):
@@ -448,7 +458,7 @@ def scale_gradients(operations, gradient, factor, thread, threads):
             start, stop = share(op[WEIGHT_ROWS], thread, threads)
             scale(part(gradient, op[WEIGHTS], op[WEIGHT_COLUMNS], start, stop), factor)
         if op[BIAS] >= 0:
-            start, stop = share(op[BIAS_SIZE], thread, threads)
+            start, stop = bias_share(op, thread, threads)
             scale(gradient[op[BIAS] + start : op[BIAS] + stop], factor)
 
 
@@ -472,7 +482,7 @@ def update(operations, job, parameters, gradient, slots, values, thread, threads
             start, stop = op[WEIGHTS] + start * op[WEIGHT_COLUMNS], op[WEIGHTS] + stop * op[WEIGHT_COLUMNS]
             call_void(job[UPDATE], (parameters, gradient, slots, values, n, start, stop))
         if op[BIAS] >= 0:
-            start, stop = share(op[BIAS_SIZE], thread, threads)
+            start, stop = bias_share(op, thread, threads)
             call_void(job[UPDATE], (parameters, gradient, slots, values, n, op[BIAS] + start, op[BIAS] + stop))
 
 
