@@ -219,6 +219,23 @@ def test_loss_gradient_and_outputs_have_the_same_bits(name: str, dtype: str) -> 
         assert guarded(lambda threads=threads: bits(threads)) == alone, threads
 
 
+def test_an_evaluation_in_many_parts_has_the_same_bits() -> None:
+    """A thread that is done with its rows must not write over losses that another has yet to add up."""
+    network = Network(1, [Dense(1)])
+    X, y = make_rows(network, 200_000, "float32")
+    recipe = Recipe(get_loss("squared_error"), adam(), np.dtype("float32"))
+
+    def bits(threads: int) -> tuple[float, bytes]:
+        program = get_backend("numba", threads).compile(make_plan(network, 4096), recipe)
+        program.parameters = np.ones(2)
+        loss, outputs = program.evaluate(Source(X, y))
+        return loss, outputs.tobytes()
+
+    alone = bits(1)
+    for threads in (5, 8) * 5:
+        assert guarded(lambda threads=threads: bits(threads)) == alone
+
+
 @settings(max_examples=100)
 @given(
     rows=st.integers(1, 90),
