@@ -19,15 +19,18 @@ from numba import njit
 from nnfast.activations import ACTIVATIONS
 from nnfast.backends.numpy import delta_of_outputs, loss_of_outputs
 from nnfast.cli.info import gather
-from nnfast.kernels.cpu.calls import call_float64, call_void
+from nnfast.kernels.cpu.calls import call_void
 from nnfast.kernels.cpu.compilation import OPTIONS
 from nnfast.kernels.cpu.epoch import sum_rows
 from nnfast.kernels.cpu.formulas import derivative_kernel, loss_kernel, update_kernel, value_kernel
 from nnfast.kernels.cpu.gather import gather_kernel
 from nnfast.kernels.cpu.philox import dropout
 from nnfast.kernels.cpu.products import (
+    PACK_SIZE,
     inputs_product,
+    is_narrow,
     multiply_kernel,
+    narrow_weights_product,
     outputs_product,
     transpose_kernel,
     weights_product,
@@ -62,41 +65,40 @@ def repeat_void(address, arguments, count):
 
 
 @njit(**OPTIONS)
-def repeat_float64(address, arguments, count):
-    total = 0.0
+def repeat_sum_rows(block, columns, sums, count):
     for _ in range(count):
-        total += call_float64(address, arguments)
-    return total
-
-
-@njit(**OPTIONS)
-def repeat_sum_rows(block, sums, count):
-    for _ in range(count):
-        sum_rows(block, sums)
+        sum_rows(block, columns, sums, 0, 0)
 
 
 @njit(**OPTIONS)
 def repeat_dropout(inputs, outputs, mask, threshold, scale, count):
     for step in range(count):
-        dropout(inputs, outputs, mask, np.uint64(7), step, 1, threshold, scale)
+        dropout(inputs, outputs, mask, 0, np.uint64(7), step, 1, threshold, scale)
 
 
 @njit(**OPTIONS)
-def repeat_outputs(multiply, x, W, z, n, inputs, outputs, count):
+def repeat_outputs(multiply, pack, x, W, z, n, inputs, outputs, count):
     for _ in range(count):
-        outputs_product(multiply, x, W, z, n, inputs, outputs)
+        outputs_product(multiply, pack, x, W, z, n, inputs, outputs)
 
 
 @njit(**OPTIONS)
-def repeat_weights(multiply, transpose, x, delta, W, scratch, n, inputs, outputs, count):
+def repeat_weights(multiply, pack, x, delta, gradient, n, inputs, outputs, count):
     for _ in range(count):
-        weights_product(multiply, transpose, x, delta, W, scratch, n, inputs, outputs)
+        weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, 0, inputs, 0)
 
 
 @njit(**OPTIONS)
-def repeat_inputs(multiply, transpose, delta, W, x, scratch, n, inputs, outputs, count):
+def repeat_narrow_weights(multiply, pack, x, delta, gradient, n, inputs, outputs, transpose, transposed, count):
     for _ in range(count):
-        inputs_product(multiply, transpose, delta, W, scratch, x, n, inputs, outputs)
+        narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outputs, 0, inputs, 0)
+        call_void(transpose, (transposed, inputs, gradient, outputs, outputs, inputs))
+
+
+@njit(**OPTIONS)
+def repeat_inputs(multiply, pack, delta, W_transposed, x, n, inputs, outputs, count):
+    for _ in range(count):
+        inputs_product(multiply, pack, delta, W_transposed, x, n, inputs, outputs)
 
 
 @njit(**OPTIONS)
@@ -163,16 +165,17 @@ def losses(output: str, name: str, rows: int, columns: int) -> Case:
     z, bias, weights = normal(rows, columns), normal(columns), random.random(rows, dtype=T)
     y = np.eye(columns, dtype=T)[random.integers(0, columns, rows)]
     a, delta, k = np.empty_like(z), np.empty_like(z), np.array([*loss.constant_values, 0], T)
-    arguments = (z, bias, a, y, weights, delta, k, np.float32(1 / rows), rows, columns)
-    total = repeat_float64(kernel.address, arguments, 1)
+    row_losses = np.empty(rows)
+    arguments = (z, bias, a, y, weights, delta, row_losses, k, np.float32(1 / rows), rows, columns)
+    repeat_void(kernel.address, arguments, 1)
     x = z + bias
-    check(f"loss of {name}", total, weights @ loss_of_outputs(activation, loss, x, activation.function(x), y))
+    check(f"losses of {name}", row_losses, weights * loss_of_outputs(activation, loss, x, activation.function(x), y))
     slope = delta_of_outputs(activation, loss, x, activation.function(x), y)
     check(f"delta of {name}", delta, slope * weights[:, np.newaxis] / rows)
     size = rows * columns
     return Case(
         f"loss, {output} + {name}", f"{rows} x {columns}",
-        lambda n: repeat_float64(kernel.address, arguments, n), size, 16 * size,
+        lambda n: repeat_void(kernel.address, arguments, n), size, 16 * size,
     )  # fmt: skip
 
 
@@ -182,7 +185,7 @@ def updates(optimizer: Any, size: int) -> Case:
     row = optimizer.step_values(np.array([0.001]), 0).astype(T)[0]
     p2, slots2 = p.copy(), slots.copy()
     optimizer.apply(p2, g, slots2, row)
-    arguments = (p, g, slots.reshape(-1), row, size)
+    arguments = (p, g, slots.reshape(-1), row, size, 0, size)
     repeat_void(kernel.address, arguments, 1)
     check(f"update of {optimizer!r}", p, p2)
     arrays = 3 + 2 * len(slots)
@@ -227,17 +230,31 @@ def dropouts(rows: int, columns: int) -> Case:
 
 def row_sums(rows: int, columns: int) -> Case:
     block, sums = normal(rows, columns), np.empty(columns, T)
-    repeat_sum_rows(block.reshape(-1), sums, 1)
+    repeat_sum_rows(block.reshape(-1), columns, sums, 1)
     check("sum_rows", sums, block.sum(axis=0))
     size = rows * columns
     return Case(
-        "sum_rows", f"{rows} x {columns}", lambda n: repeat_sum_rows(block.reshape(-1), sums, n), size, 4 * size
+        "sum_rows",
+        f"{rows} x {columns}",
+        lambda n: repeat_sum_rows(block.reshape(-1), columns, sums, n),
+        size,
+        4 * size,
     )
+
+
+def transposes(rows: int, columns: int) -> Case:
+    A, out = normal(rows, columns), np.empty((columns, rows), T)
+    arguments = (A, columns, out, rows, rows, columns)
+    address = transpose_kernel(T).address
+    repeat_void(address, arguments, 1)
+    check("transpose", out, A.T)
+    size = rows * columns
+    return Case("transpose", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, 8 * size)
 
 
 def products() -> Iterator[tuple[Case, Case]]:
     """The three products of every layer of the workloads, by nnfast.kernels.cpu.products and by SciPy's BLAS."""
-    multiply, transpose = multiply_kernel(T).address, transpose_kernel(T).address
+    multiply, pack = multiply_kernel(T).address, np.empty(PACK_SIZE, T)
     seen = set()
     for workload in WORKLOADS.values():
         for op in workload.plan().dense_operations:
@@ -245,23 +262,25 @@ def products() -> Iterator[tuple[Case, Case]]:
             if (n, fan_in, fan_out) in seen:
                 continue
             seen.add((n, fan_in, fan_out))
-            x, W, delta, scratch = (
-                normal(n, fan_in),
-                normal(fan_in, fan_out),
-                normal(n, fan_out),
-                normal(fan_in * fan_out),
-            )
-            rows: list[tuple[str, Any, tuple[int, ...], tuple[Any, ...], Any, Any]] = [
-                ("x W", repeat_outputs, (multiply,), (x, W), x, W),
-                ("x^T delta", repeat_weights, (multiply, transpose), (x, delta), x.T, delta),
+            x, W, delta = normal(n, fan_in), normal(fan_in, fan_out), normal(n, fan_out)
+            repeat_gradient: Any = repeat_weights
+            more: tuple[Any, ...] = ()
+            if is_narrow(fan_in, fan_out, T):
+                repeat_gradient, more = (
+                    repeat_narrow_weights,
+                    (transpose_kernel(T).address, np.empty_like(W).reshape(-1)),
+                )
+            rows: list[tuple[str, Any, tuple[Any, ...], tuple[Any, ...], Any, Any]] = [
+                ("x W", repeat_outputs, (x, W), (), x, W),
+                ("x^T delta", repeat_gradient, (x, delta), more, x.T, delta),
             ]
-            if op.input_gradient:
-                rows.append(("delta W^T", repeat_inputs, (multiply, transpose), (delta, W), delta, W.T))
+            if op.input_gradient:  # of the transposed weights, which a step makes as it updates them
+                rows.append(("delta W^T", repeat_inputs, (delta, np.ascontiguousarray(W.T)), (), delta, W.T))
             shape = f"{workload.name}: {n} x {fan_in} x {fan_out}"
-            for name, repeat, addresses, read, a, b in rows:
+            for name, repeat, read, rest, a, b in rows:
                 ours, blas = (np.empty((len(a), b.shape[1]), T) for _ in range(2))
                 arrays = [array.reshape(-1) for array in (*read, ours)]
-                flat = (*addresses, *arrays, *([scratch] if len(addresses) > 1 else []), n, fan_in, fan_out)
+                flat = (multiply, pack, *arrays, n, fan_in, fan_out, *rest)
                 repeat(*flat, 1)
                 repeat_blas(a, b, blas, 1)
                 expected = a.astype(float) @ b
@@ -294,6 +313,8 @@ def elementwise() -> Iterator[Case]:
     yield dropouts(64, 128)
     yield row_sums(256, 64)
     yield row_sums(256, 512)
+    yield transposes(64, 64)
+    yield transposes(512, 512)
 
 
 def seconds_of(case: Case) -> float:

@@ -11,26 +11,22 @@ from numba import types
 from numba.extending import intrinsic
 
 
-def _caller(result_type, result_ir):
-    def call(typing_context, address, arguments):
-        def generate(context, builder, signature, values):
-            passed = []
-            for index, kind in enumerate(signature.args[1]):
-                value = builder.extract_value(values[1], index)
-                if isinstance(kind, types.Array):
-                    value = context.make_array(kind)(context, builder, value=value).data
-                passed.append(value)
-            function_type = ir.FunctionType(result_ir, [value.type for value in passed])
-            result = builder.call(builder.inttoptr(values[0], function_type.as_pointer()), passed)
-            return context.get_dummy_value() if result_type == types.void else result
+@intrinsic
+def call_void(typing_context, address, arguments):
+    """Calls the C function at an address, which returns nothing, with a tuple of arguments."""
 
-        return result_type(address, arguments), generate
+    def generate(context, builder, signature, values):
+        passed = []
+        for index, kind in enumerate(signature.args[1]):
+            value = builder.extract_value(values[1], index)
+            if isinstance(kind, types.Array):
+                value = context.make_array(kind)(context, builder, value=value).data
+            passed.append(value)
+        function_type = ir.FunctionType(ir.VoidType(), [value.type for value in passed])
+        builder.call(builder.inttoptr(values[0], function_type.as_pointer()), passed)
+        return context.get_dummy_value()
 
-    return intrinsic(call)
-
-
-call_void = _caller(types.void, ir.VoidType())
-call_float64 = _caller(types.float64, ir.DoubleType())
+    return types.void(address, arguments), generate
 
 
 @intrinsic
