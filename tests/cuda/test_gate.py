@@ -55,7 +55,8 @@ def test_no_file_and_no_kind_of_text_is_left_out() -> None:
     assert len({text.code for text in texts}) == len(texts)
     for text in texts:
         assert (folder / f"{text.file}.cu").read_text() in text.code
-    assert {(text.file, text.dtype) for text in gate.representatives()} == {(text.file, text.dtype) for text in texts}
+    longest = {(text.file, text.dtype): len(text.code) for text in gate.representatives()}
+    assert all(len(text.code) <= longest[text.file, text.dtype] for text in texts)
 
 
 # That the gate can close
@@ -134,6 +135,7 @@ def test_a_formula_that_does_not_pass_is_named() -> None:
         ("sm_80", 1024, 64, 0, 0.5),
         ("sm_80", 1024, 65, 0, 0.0),
         ("sm_80", 32, 32, 0, 0.5),
+        ("sm_80", 96, 40, 0, 0.75),
         ("sm_86", 256, 32, 0, 1.0),
         ("sm_86", 1024, 32, 0, 2 / 3),
         ("sm_86", 32, 32, 0, 1 / 3),

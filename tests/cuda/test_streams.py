@@ -221,10 +221,18 @@ def test_work_of_two_streams_on_one_array_needs_an_order(twin: Any) -> None:
     add()
     with one:
         refusal(RuntimeError, "a copy to the host uses memory that work of another stream writes", a.get)
-        one.wait_event(two.record())
+        early = two.record()
+        one.wait_event(early)
         assert a.get().tolist() == [1, 1, 1]
-    event = one.record()
-    event.synchronize()
+    add()
+    with one:
+        a_later = a[:1]
+        refusal(RuntimeError, "a copy from the host uses memory", lambda: a_later.set(np.ones(1, np.float32)))
+        one.wait_event(two.record())
+        one.wait_event(early)  # an older order takes nothing back
+        a_later.set(np.ones(1, np.float32))
+    refusal(RuntimeError, "nothing orders the two", add)
+    one.record().synchronize()
     add()
 
 
@@ -289,6 +297,8 @@ def test_waiting_for_a_capture_or_joining_one_is_refused(twin: Any) -> None:
             refusal(twin.cuda.runtime.CUDARuntimeError, words, attempt)
             refusal(RuntimeError, "has invalidated the capture sequence", one.is_capturing)
             refusal(twin.cuda.runtime.CUDARuntimeError, "CaptureInvalidated", one.end_capture)
+    one.begin_capture()
+    one.end_capture()
     refusal(RuntimeError, "without begin_capture", one.end_capture)
     refusal(ValueError, "use Stream.null", lambda: twin.cuda.Stream(null=True))
 
