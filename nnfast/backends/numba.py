@@ -26,6 +26,7 @@ FLOPS_PER_THREAD = 1_000_000
 # What a block of rows needs on its way stays in a part of the second-level cache.
 BLOCK_BYTES = 2**19
 BLOCK_ROWS = 256  # fewer do not repay reading the weights again
+IMAGE_ROWS = 64  # the arrays of images are large, their weights few; for the dense layers behind them, not fewer
 
 CACHE_LINE = 64  # bytes
 
@@ -216,8 +217,8 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Vector:
 
 def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
     """How many rows at once go through the network: whole groups, whose arrays fit into BLOCK_BYTES together."""
-    if plan.image_operations:  # the arrays of images are large, their weights few
-        return group
+    if plan.image_operations:
+        return IMAGE_ROWS // group * group
     row_bytes = plan.workspace_size // plan.rows * dtype.itemsize
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
