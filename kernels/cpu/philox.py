@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+from numba import njit
 
 from nnfast.random import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Purpose
 
-from .compilation import helper
+from .compilation import OPTIONS, helper
 
 _M0, _M1 = (np.uint64(value) for value in PHILOX_MULTIPLIERS)
 _W0, _W1 = (np.uint64(value) for value in PHILOX_WEYL)
@@ -15,7 +16,7 @@ _SHIFT = np.uint64(32)
 _PURPOSE = np.uint64(Purpose.DROPOUT << 24)
 
 
-@helper
+@njit(inline="always", **OPTIONS)  # a call would keep the loop over blocks from vectorising
 def words_of(block, seed, step, layer):
     """The four words of counter (block, step, layer)."""
     step_word = np.uint64(step)

@@ -64,7 +64,8 @@ class NumbaProgram(HostProgram):
         self._formulas = formulas
         self._threads = threads
         dtype = recipe.dtype
-        self._gradient = np.zeros(plan.parameter_count, dtype)
+        self._parameters = aligned_zeros(self._parameters.shape, dtype)
+        self._gradient = aligned_zeros(self._parameters.shape, dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
         self._packs = aligned_zeros((threads, products.PACK_SIZE), dtype)
