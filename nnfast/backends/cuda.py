@@ -198,6 +198,7 @@ class CudaProgram(Program):
             if isinstance(op, DropoutOperation):
                 self._dropout(op, x, out, self._view(op.mask, n), step)
                 continue
+            assert isinstance(op, DenseOperation)  # Program refused the others
             z = self._view(op.z, n)
             self._xp.matmul(x, op.weights.view(self._parameters), out=z)
             if op is not plan.output:
@@ -247,6 +248,7 @@ class CudaProgram(Program):
                 if op.input_gradient:
                     xp.multiply(delta, self._view(op.mask, n), out=self._view(op.input_gradient, n))
                 continue
+            assert isinstance(op, DenseOperation)  # Program refused the others
             if op is not self.plan.output:
                 kernel = self._kernel("derivative", op.layer.function)
                 self._launch(
