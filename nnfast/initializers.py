@@ -57,6 +57,6 @@ INITIALIZERS: dict[str, Initializer] = {
 
 def check_initializer(name: str) -> str:
     """Return the name, or raise ValueError if there is no such initializer."""
-    if name not in INITIALIZERS:
+    if not isinstance(name, str) or name not in INITIALIZERS:
         raise ValueError(f"unknown initializer {name!r}; known: {', '.join(INITIALIZERS)}")
     return name

@@ -162,12 +162,12 @@ def _layer_to_data(layer: Layer) -> dict[str, Any]:
 def layer_from_data(index: int, data: Any) -> Layer:
     """The layer of a mapping such as {"kind": "Dense", "units": 3}. Raises ValueError with `index`, its number."""
     kind = data.get("kind") if isinstance(data, dict) else data
-    if kind not in LAYERS:
+    if not isinstance(kind, str) or kind not in LAYERS:
         raise ValueError(f"layer {index}: unknown kind {kind!r}; known: {', '.join(LAYERS)}")
     options = {name: value for name, value in data.items() if name != "kind"}
-    if isinstance(options.get("activation"), dict):
-        options["activation"] = Activation(**options["activation"])
     try:
+        if isinstance(options.get("activation"), dict):
+            options["activation"] = Activation(**options["activation"])
         return LAYERS[kind](**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"layer {index} ({kind}): {error}") from None

@@ -32,7 +32,7 @@ from .optimizers import Optimizer, get_optimizer
 from .plan import make_plan
 from .random import ShuffledOrders, check_seed
 from .schedules import Plateau, ReduceOnPlateau, Schedule, Span, get_schedule
-from .validation import check_count, check_dtype, check_number, choose_targets, default_loss, make_source
+from .validation import check_count, check_dtype, check_number, check_state, choose_targets, default_loss, make_source
 
 STRETCH_SECONDS = 0.2  # at most this long between two looks at the world
 STRETCH_ROWS = 2**22  # and at most this many rows, for the memory of their order
@@ -188,6 +188,7 @@ def train(
     ):
         if vector.shape != (size,):
             raise ValueError(f"{name} must have shape ({size},), got {vector.shape}")
+    check_state(plan, state)
     if orders is None:
         everything = np.arange(training.n_rows)
         orders = ShuffledOrders(seed, training.n_rows) if shuffle else lambda epoch: everything

@@ -15,6 +15,7 @@ from .data.table import Table
 from .data.targets import ClassTargets, NumberTargets, TargetEncoding
 from .losses import LOSSES, Loss, check_target_values
 from .network import Network
+from .plan import Plan
 
 DTYPES = ("float32", "float64")
 
@@ -95,6 +96,14 @@ def _advice(found: tuple[int, ...], network: Network) -> str:
     if math.prod(found) == network.input_size:
         return f"; reshape X, or begin with Network({found}, [Flatten(), ...])"
     return ""
+
+
+def check_state(plan: Plan, state: NDArray[Any]) -> None:
+    """Raise ValueError for running statistics that cannot be: a NaN, or a variance below 0."""
+    for name, span in plan.named_state.items():
+        values = span.view(state)
+        if not np.isfinite(values).all() or (name.endswith("variance") and (values < 0).any()):
+            raise ValueError(f"initial_state: {name} must be finite, and a variance not negative, got {values}")
 
 
 def check_all_finite(values: NDArray[Any], name: str) -> None:

@@ -287,6 +287,8 @@ def test_a_model_that_goes_on_training_goes_on_with_its_statistics(images: Any) 
     np.testing.assert_array_equal(rest.state, at_once.state)
     with pytest.raises(ValueError, match=r"initial_state must have shape \(34,\), got \(3,\)"):
         train(NORMALISED, *images, initial_state=np.zeros(3), backend="numpy")
+    with pytest.raises(ValueError, match=r"running_variance must be finite, and a variance not negative"):
+        train(NORMALISED, *images, initial_state=-half.state - 1)
 
 
 def test_early_stopping_restores_the_best_epoch_s_statistics(images: Any) -> None:

@@ -169,9 +169,12 @@ def _add_gradient(
     steps = list(zip(x_steps, delta_steps, strict=True))
     rows = max(1, taps)
     sums = _loops(builder, counts, starts, steps, [constant(vector, 0.0)] * (rows * filters), body)
-    for t in range(rows):
-        place = builder.gep(gradient, [builder.add(gradient_start, builder.mul(gradient_gap, INDEX(t)))])
-        total = sum_lanes(builder, sums[t * filters : (t + 1) * filters])
+    together = min(filters, vector.count)  # sum_lanes gives at most a register's lanes
+    for first in range(0, rows * filters, together):
+        t, f = divmod(first, filters)
+        start = builder.add(gradient_start, INDEX(f))
+        place = builder.gep(gradient, [builder.add(start, builder.mul(gradient_gap, INDEX(t)))])
+        total = sum_lanes(builder, sums[first : first + together])
         store_vector(builder, builder.fadd(load_vector(builder, place, total.type), total), place)
 
 

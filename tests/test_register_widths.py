@@ -1,0 +1,49 @@
+"""The CPU engine on processors with other vector registers than this one's: the same results, whatever the speed."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+
+from nnfast.kernels.cpu.tiles import VECTOR_BYTES
+
+# What the processor says it has is decided before the kernels are imported.
+PROGRAM = """
+import sys
+import llvmlite.binding
+
+width, dtype = int(sys.argv[1]), sys.argv[2]
+features = llvmlite.binding.get_host_cpu_features
+llvmlite.binding.get_host_cpu_features = lambda: {"avx512f": width == 64, "avx2": width >= 32}
+from nnfast.kernels.cpu.tiles import VECTOR_BYTES
+
+llvmlite.binding.get_host_cpu_features = features  # the compiler goes by what there is
+from nnfast.backends import get_backend
+from nnfast.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.network import Network
+from tests.programs import assert_one_step_agrees, recipe
+
+assert VECTOR_BYTES == width
+images = [Conv2D(4, 2, activation="relu"), BatchNorm(), Conv2D(4, 2, groups=4), MaxPool2D(2), Flatten()]
+for network in (
+    Network((8, 7, 2), [*images, Dense(19, "tanh"), Dense(3)]),
+    Network(5, [Dense(37, "tanh"), BatchNorm(), Dense(9, "relu"), Dense(2), Dense(1)]),
+):
+    assert_one_step_agrees(get_backend("numba"), network, recipe("squared_error", dtype=dtype, alpha=0.1), rows=21)
+"""
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("width", [width for width in (16, 32, 64) if width != VECTOR_BYTES])
+def test_registers_of_other_widths_give_the_same_gradient(width: int, dtype: str, tmp_path: Path) -> None:
+    root = Path(__file__).parent.parent
+    environment = {**os.environ, "PYTHONPATH": str(root), "NNFAST_CACHE_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", PROGRAM, str(width), dtype]
+    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
