@@ -1,10 +1,9 @@
 // cuda_on_cpu.h - what a CUDA C kernel sees when g++ compiles its text as C++17.
 //
 // Declarations only: threads, barriers and warps are run by execution.cpp, and every access to memory is judged by
-// memory_check.cpp. A kernel that names anything else of CUDA (textures, cooperative groups, asynchronous copies, tensor
-// cores) does not compile, which is the refusal.
+// memory_check.cpp. A kernel that names anything else of CUDA (textures, cooperative groups, asynchronous copies,
+// tensor cores) does not compile, which is the refusal.
 #pragma once
-#include <math.h>
 #include <stddef.h>
 
 #include <type_traits>
@@ -54,7 +53,45 @@ void cuda_on_cpu_atomic(void* address, size_t size, void* code);
 // For what is no part of a kernel.
 #define CUDA_ON_CPU_UNCHECKED __attribute__((no_sanitize("thread,undefined")))
 
-// Mathematical functions that C does not have, or that CUDA defines otherwise
+// Mathematical functions: C's, under one name for both types. The headers that declare them take longer to compile than
+// most kernels.
+
+#define CUDA_ON_CPU_MATH(name, parameters, parameters_f, arguments)       \
+    extern "C" double name parameters;                                    \
+    extern "C" float name##f parameters_f;                                \
+    static inline float name parameters_f { return name##f arguments; }
+#define CUDA_ON_CPU_MATH_1(name) CUDA_ON_CPU_MATH(name, (double x), (float x), (x))
+#define CUDA_ON_CPU_MATH_2(name) CUDA_ON_CPU_MATH(name, (double x, double y), (float x, float y), (x, y))
+CUDA_ON_CPU_MATH_1(exp)
+CUDA_ON_CPU_MATH_1(exp2)
+CUDA_ON_CPU_MATH_1(expm1)
+CUDA_ON_CPU_MATH_1(log)
+CUDA_ON_CPU_MATH_1(log2)
+CUDA_ON_CPU_MATH_1(log1p)
+CUDA_ON_CPU_MATH_1(sqrt)
+CUDA_ON_CPU_MATH_1(sin)
+CUDA_ON_CPU_MATH_1(cos)
+CUDA_ON_CPU_MATH_1(tanh)
+CUDA_ON_CPU_MATH_1(erf)
+CUDA_ON_CPU_MATH_1(floor)
+CUDA_ON_CPU_MATH_1(ceil)
+CUDA_ON_CPU_MATH_1(round)
+CUDA_ON_CPU_MATH_1(trunc)
+CUDA_ON_CPU_MATH_1(fabs)
+CUDA_ON_CPU_MATH_2(pow)
+CUDA_ON_CPU_MATH_2(fmod)
+CUDA_ON_CPU_MATH_2(fmax)
+CUDA_ON_CPU_MATH_2(fmin)
+CUDA_ON_CPU_MATH(fma, (double x, double y, double z), (float x, float y, float z), (x, y, z))
+#undef CUDA_ON_CPU_MATH_2
+#undef CUDA_ON_CPU_MATH_1
+#undef CUDA_ON_CPU_MATH
+extern "C" int abs(int x);
+static inline float abs(float x) { return fabsf(x); }
+static inline double abs(double x) { return fabs(x); }
+template <class T> static inline bool isnan(T x) { return __builtin_isnan(x); }
+template <class T> static inline bool isinf(T x) { return __builtin_isinf(x) != 0; }
+template <class T> static inline bool isfinite(T x) { return __builtin_isfinite(x); }
 
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 static inline float rsqrt(float x) { return rsqrtf(x); }
@@ -117,19 +154,23 @@ static inline T cuda_on_cpu_shuffle(int meeting, int line, unsigned mask, T valu
 #define __shfl_down_sync(...) cuda_on_cpu_shfl_down(__LINE__, __VA_ARGS__)
 #define __shfl_xor_sync(...) cuda_on_cpu_shfl_xor(__LINE__, __VA_ARGS__)
 // A source outside the lane's segment of `width` lanes is the lane itself.
-template <class T> static inline T cuda_on_cpu_shfl(int line, unsigned mask, T value, int source, int width = 32) {
+template <class T>
+static inline T cuda_on_cpu_shfl(int line, unsigned mask, T value, int source, int width = 32) {
     const int lane = cuda_on_cpu_lane();
     return cuda_on_cpu_shuffle(5, line, mask, value, (lane & ~(width - 1)) | (source & (width - 1)));
 }
-template <class T> static inline T cuda_on_cpu_shfl_up(int line, unsigned mask, T value, unsigned by, int width = 32) {
+template <class T>
+static inline T cuda_on_cpu_shfl_up(int line, unsigned mask, T value, unsigned by, int width = 32) {
     const int lane = cuda_on_cpu_lane(), source = lane - static_cast<int>(by);
     return cuda_on_cpu_shuffle(6, line, mask, value, source < (lane & ~(width - 1)) ? lane : source);
 }
-template <class T> static inline T cuda_on_cpu_shfl_down(int line, unsigned mask, T value, unsigned by, int width = 32) {
+template <class T>
+static inline T cuda_on_cpu_shfl_down(int line, unsigned mask, T value, unsigned by, int width = 32) {
     const int lane = cuda_on_cpu_lane(), source = lane + static_cast<int>(by);
     return cuda_on_cpu_shuffle(7, line, mask, value, source >= (lane & ~(width - 1)) + width ? lane : source);
 }
-template <class T> static inline T cuda_on_cpu_shfl_xor(int line, unsigned mask, T value, int by, int width = 32) {
+template <class T>
+static inline T cuda_on_cpu_shfl_xor(int line, unsigned mask, T value, int by, int width = 32) {
     const int lane = cuda_on_cpu_lane(), source = lane ^ by;
     return cuda_on_cpu_shuffle(8, line, mask, value, source >= (lane & ~(width - 1)) + width ? lane : source);
 }
@@ -191,8 +232,9 @@ template <class Parameter>
 CUDA_ON_CPU_UNCHECKED static char* write_type(char* end) {
     using Target = std::remove_pointer_t<Parameter>;
     using Value = std::remove_cv_t<Target>;
-    constexpr bool is_vector = std::is_class<Value>::value;
-    static_assert((std::is_arithmetic<Value>::value && sizeof(Value) <= 8) || (is_vector && std::is_pointer<Parameter>::value),
+    constexpr bool is_number = std::is_arithmetic<Value>::value && sizeof(Value) <= 8;
+    constexpr bool is_vector = std::is_class<Value>::value && std::is_pointer<Parameter>::value;
+    static_assert(is_number || is_vector,
                   "a kernel parameter is a number, or a pointer to numbers or to a vector type");
     if (std::is_pointer<Parameter>::value) *end++ = std::is_const<Target>::value ? '@' : '*';
     if constexpr (is_vector) {
@@ -235,22 +277,15 @@ CUDA_ON_CPU_UNCHECKED static void call(void (*kernel)(Parameter...), void** argu
     extern "C" void cuda_on_cpu_thread_##name(void** arguments) { cuda_on_cpu::call(name, arguments); }
 
 // Where this text's code and data lie: a kernel may use its own constants and static shared memory.
-#define CUDA_ON_CPU_IMAGE                                                                                       \
-    extern "C" char __ehdr_start[] __attribute__((visibility("hidden")));                                       \
-    extern "C" char _end[] __attribute__((visibility("hidden")));                                               \
-    extern "C" char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));                          \
-    extern "C" char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));                           \
-    extern "C" CUDA_ON_CPU_UNCHECKED void cuda_on_cpu_image(char** range) {                                                           \
-        range[0] = __ehdr_start, range[1] = _end, range[2] = __start_cuda_shared, range[3] = __stop_cuda_shared; \
+#define CUDA_ON_CPU_IMAGE                                                                                  \
+    extern "C" char __ehdr_start[] __attribute__((visibility("hidden")));                                  \
+    extern "C" char _end[] __attribute__((visibility("hidden")));                                          \
+    extern "C" char __start_cuda_shared[] __attribute__((weak, visibility("hidden")));                     \
+    extern "C" char __stop_cuda_shared[] __attribute__((weak, visibility("hidden")));                      \
+    extern "C" CUDA_ON_CPU_UNCHECKED void cuda_on_cpu_image(char** range) {                                \
+        range[0] = __ehdr_start, range[1] = _end;                                                          \
+        range[2] = __start_cuda_shared, range[3] = __stop_cuda_shared;                                     \
     }
 
-// NVRTC brings no C++ library, so it knows none of these (tried with NVRTC 13.5); here the headers above would lend
-// them. The names of stdint.h are spelt in a kernel as `unsigned int`, `long long`.
-#undef INFINITY
-#undef NAN
-#undef HUGE_VAL
-#undef HUGE_VALF
-#undef M_PI
-#undef M_E
-#pragma GCC poison std int8_t int16_t int32_t int64_t uint8_t uint16_t uint32_t uint64_t intptr_t uintptr_t
-#pragma GCC poison uint ulong ushort u_int
+// NVRTC brings no C++ library (tried with NVRTC 13.5); here the headers above would lend a kernel theirs.
+#pragma GCC poison std

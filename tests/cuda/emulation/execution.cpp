@@ -28,7 +28,10 @@ namespace {
 constexpr size_t STACK = 256 << 10, PAGE = 4096;
 
 enum class State { fresh, ready, waiting, exited };
-enum Meeting { syncthreads, count, all_of_block, any_of_block, syncwarp, shfl, shfl_up, shfl_down, shfl_xor, ballot, any, all };
+enum Meeting {
+    syncthreads, count, all_of_block, any_of_block,  // of a block
+    syncwarp, shfl, shfl_up, shfl_down, shfl_xor, ballot, any, all,  // of a warp
+};
 const char* const NAMES[] = {
     "__syncthreads",  "__syncthreads_count", "__syncthreads_and", "__syncthreads_or", "__syncwarp",   "__shfl_sync",
     "__shfl_up_sync", "__shfl_down_sync",    "__shfl_xor_sync",   "__ballot_sync",    "__any_sync", "__all_sync",
@@ -194,8 +197,8 @@ void suspend(Thread& thread) {
                          NAMES[first.meeting], first.line, mask);
         if (used >= sizeof places) break;
     }
-    fail(Violation::barrier, line, "of %u threads %u wait for ever (%s) and %u have left the kernel", thread_count, alive,
-         places, thread_count - alive);
+    fail(Violation::barrier, line, "of %u threads %u wait for ever (%s) and %u have left the kernel", thread_count,
+         alive, places, thread_count - alive);
 }
 
 bool run_block() {

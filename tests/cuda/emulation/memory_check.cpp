@@ -1,7 +1,8 @@
 // memory_check.cpp - judges every access of a kernel to memory: is it within its array, and is it ordered?
 //
 // g++ -fsanitize=thread puts a call before each access; these calls are answered here, not by ThreadSanitizer, which
-// knows neither the barriers of a block nor the bounds of an array. -fsanitize=undefined calls the functions at the end.
+// knows neither the barriers of a block nor the bounds of an array. -fsanitize=undefined calls the functions at the
+// end.
 //
 // Two accesses of different threads to one place, not both reads and not both atomic, race unless a barrier of their
 // block or a __syncwarp of their warp lies between. Nothing orders the blocks of a launch.
@@ -23,8 +24,9 @@ struct Access {
     unsigned where;   // 28 bits of its code's address in the image, and the bytes of the granule that it touched
 };
 
-// What is remembered of four bytes; of bytes that several threads write one by one, the last write only. Two reads are enough: of any three threads that read without order, two are of
-// different warps or of one, and who comes after both of these without coming after the third is of the third's warp.
+// What is remembered of four bytes; of bytes that several threads write one by one, the last write only. Two reads, of
+// different warps where there are such, are enough: between two barriers of the block a thread comes after others of its
+// own warp at most, so that one of the two is not ordered before it, or both are its warp's.
 struct Granule {
     unsigned stamp;  // of the launch, or, in shared memory, of the block
     Access write, reads[2], atomics[2];
@@ -130,7 +132,8 @@ void check(void* address, size_t bytes, Kind kind, void* return_address) {
         place.stamp = place.slot == DYNAMIC_SHARED ? block_stamp : launch_stamp;
         const size_t relative = place.offset - place.start;
         if (relative >= place.size || relative + bytes > place.size)
-            fail_bounds(kind, bytes, place.name ? place.name : "no array", static_cast<long long>(relative), place.size);
+            fail_bounds(kind, bytes, place.name ? place.name : "no array", static_cast<long long>(relative),
+                        place.size);
     } else if (at >= launch.image[0] && at + bytes <= launch.image[1]) {
         place.slot = SLOTS;
         place.offset = static_cast<size_t>(at - launch.image[0]);
@@ -202,8 +205,12 @@ ACCESS(write4, 4, write)
 ACCESS(write8, 8, write)
 ACCESS(write16, 16, write)
 #undef ACCESS
-void __tsan_read_range(void* address, size_t bytes) { check(address, bytes, Kind::read, __builtin_return_address(0)); }
-void __tsan_write_range(void* address, size_t bytes) { check(address, bytes, Kind::write, __builtin_return_address(0)); }
+void __tsan_read_range(void* address, size_t bytes) {
+    check(address, bytes, Kind::read, __builtin_return_address(0));
+}
+void __tsan_write_range(void* address, size_t bytes) {
+    check(address, bytes, Kind::write, __builtin_return_address(0));
+}
 
 // What g++ -fsanitize=undefined calls: each hands over data that begin with the place in the text.
 
@@ -236,8 +243,8 @@ UNDEFINED(invalid_builtin, "zero given to an intrinsic that counts bits")
 void __ubsan_handle_type_mismatch_v1(TypeMismatch* data, uintptr_t address) {
     const size_t alignment = size_t(1) << data->log_alignment;
     if (address % alignment)
-        fail(Violation::undefined, int(data->location.line), "an address that is no multiple of %zu, as its type's must be",
-             alignment);
+        fail(Violation::undefined, int(data->location.line),
+             "an address that is no multiple of %zu, as its type's must be", alignment);
     fail(Violation::undefined, int(data->location.line), "a null pointer, or an object beyond the end of its array");
 }
 }
