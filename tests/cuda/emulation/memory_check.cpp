@@ -25,8 +25,8 @@ struct Access {
 };
 
 // What is remembered of four bytes; of bytes that several threads write one by one, the last write only. Two reads, of
-// different warps where there are such, are enough: between two barriers of the block a thread comes after others of its
-// own warp at most, so that one of the two is not ordered before it, or both are its warp's.
+// different warps where there are such, are enough: between two barriers of the block a thread comes after others of
+// its own warp at most, so that one of the two is not ordered before it, or both are its warp's.
 struct Granule {
     unsigned stamp;  // of the launch, or, in shared memory, of the block
     Access write, reads[2], atomics[2];
