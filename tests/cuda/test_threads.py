@@ -193,6 +193,21 @@ def test_the_last_warp_may_be_a_part_of_one(order: str) -> None:
 # Shared memory
 
 
+def test_two_texts_do_not_share_the_static_memory_of_an_inline_function() -> None:
+    for length in (40, 50):  # the second text's function has the first one's name, and more to keep
+        code = f"""
+            __device__ __forceinline__ int turned(int t) {{
+                __shared__ int values[{length}];
+                values[t] = t;
+                __syncthreads();
+                return values[{length} - 1 - t];
+            }}
+            extern "C" __global__ void f(int* out) {{ out[threadIdx.x] = turned(threadIdx.x); }}"""
+        out = np.zeros(length, np.int32)
+        emulator.load(code).get_function("f")((1,), (length,), (out,))
+        np.testing.assert_array_equal(out, np.arange(length)[::-1])
+
+
 @every_order
 def test_shared_memory_is_poisoned_before_every_block(order: str) -> None:
     code = """
