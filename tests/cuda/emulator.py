@@ -35,9 +35,10 @@ _FOLDER = Path(__file__).with_name("emulation")
 _RUNTIME = ("execution.cpp", "memory_check.cpp", "emulation.h")
 
 # The sanitizers' calls are answered by memory_check.cpp, so their own libraries are not linked.
+# -O0: a text is compiled once and run for milliseconds, and compiling takes the time.
 # -fno-gnu-unique: shared memory of an inline device function is each text's own, not one object for the process.
 # -Wdouble-promotion: a float kernel that computes in double by a stray literal is right, and slow.
-_COMPILE = ("-std=c++17", "-O1", "-g1", "-ffp-contract=off", "-fPIC", "-shared", "-fno-gnu-unique", "-Wl,-Bsymbolic")
+_COMPILE = ("-std=c++17", "-O0", "-g1", "-ffp-contract=off", "-fPIC", "-shared", "-fno-gnu-unique", "-Wl,-Bsymbolic")
 _CHECKS = ("-fsanitize=thread,undefined", "--param=tsan-instrument-func-entry-exit=0")
 _LIBRARIES = ("-lm", "-lgcc", "-lc", "-Wl,-z,defs")  # a check that memory_check.cpp does not answer: an error here
 _WARNINGS = ("-Wall", "-Wdouble-promotion", "-Werror", "-Wno-unknown-pragmas")

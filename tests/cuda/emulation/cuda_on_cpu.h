@@ -13,7 +13,7 @@
 #define __device__
 #define __host__
 #define __constant__ static const
-#define __forceinline__ inline __attribute__((always_inline))
+#define __forceinline__ inline
 #define __launch_bounds__(...)
 #define __align__(bytes) alignas(bytes)
 // One object for all threads, poisoned before each block. emulator.py writes `extern __shared__` another way.
