@@ -251,7 +251,7 @@ def test_rows_without_weight_are_evaluated_all_the_same(backend: Backend) -> Non
 def test_kernels_reach_what_lies_beyond_the_largest_launch(
     faster_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("nnfast.backends.cuda.MAX_BLOCKS", 1)
+    monkeypatch.setattr("nnfast.backends.cuda.wide.MAX_BLOCKS", 1)
     network = Network(7, [Dense(9, "silu"), Dropout(0.5), Dense(3, "softmax")])
     source = make_source(network, LOSSES["cross_entropy"], 600)
     results = []

@@ -1,25 +1,29 @@
-// Gathers a batch's rows from a source of element type S into T.
-extern "C" __global__ void gather(const S* source, const long long* rows, long long n, int columns, T scale, T* out)
+// A step begins: the rows of its batch, from a source of element type S, become the rows of `out`.
+// Threads of a block: 32 x 8, a row of lanes for each row of the batch.
+extern "C" __global__ void gather(const S* __restrict__ source, long long* stretch, int columns, T scale,
+                                  T* __restrict__ out)
 {
-    const long long stride = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-        out[i] = T(source[rows[i / columns] * columns + i % columns]) * scale;
+    const Step step(stretch, 0);
+    keep_step(stretch);
+    for (int i = blockIdx.x * 8 + threadIdx.y; i < step.rows; i += gridDim.x * 8) {
+        const S* row = source + step.row(i) * columns;
+        for (int j = blockIdx.y * 32 + threadIdx.x; j < columns; j += gridDim.y * 32)
+            out[(long long)i * columns + j] = T(row[j]) * scale;
+    }
 }
 
-// Class labels become rows with a single one.
-extern "C" __global__ void one_hot(const S* source, const long long* rows, long long n, int columns, T scale, T* out)
+// The same from CSR rows in which no column stands twice. The grid has one block of columns.
+extern "C" __global__ void gather_csr(const S* __restrict__ values, const long long* __restrict__ indices,
+                                      const long long* __restrict__ starts, long long* stretch, int columns,
+                                      T* __restrict__ out)
 {
-    const long long stride = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-        out[i] = source[rows[i / columns]] == S(i % columns) ? scale : T(0.0);
-}
-
-// CSR rows into rows that are zero already, one thread a row.
-extern "C" __global__ void gather_csr(const S* values, const long long* indices, const long long* starts,
-                                      const long long* rows, long long n, int columns, T* out)
-{
-    const long long stride = (long long)gridDim.x * blockDim.x;
-    for (long long i = (long long)blockIdx.x * blockDim.x + threadIdx.x; i < n; i += stride)
-        for (long long k = starts[rows[i]]; k < starts[rows[i] + 1]; ++k)
-            out[i * columns + indices[k]] += T(values[k]);
+    const Step step(stretch, 0);
+    keep_step(stretch);
+    for (int i = blockIdx.x * 8 + threadIdx.y; i < step.rows; i += gridDim.x * 8) {
+        T* filled = out + (long long)i * columns;
+        for (int j = threadIdx.x; j < columns; j += 32) filled[j] = T(0.0);
+        __syncwarp();
+        const long long row = step.row(i);
+        for (long long k = starts[row] + threadIdx.x; k < starts[row + 1]; k += 32) filled[indices[k]] = T(values[k]);
+    }
 }

@@ -11,25 +11,50 @@ from typing import Any
 import numpy as np
 
 from nnfast.activations import Activation
+from nnfast.backends.base import Recipe
 from nnfast.formula import Code
 from nnfast.losses import Loss, canonical_pair, is_softmax_cross_entropy
 from nnfast.optimizers import Optimizer
+from nnfast.plan import Plan
 
-C_TYPES = {"float32": "float", "float64": "double", "uint8": "unsigned char", "int64": "long long"}
+C_TYPES = {"float32": "float", "float64": "double", "uint8": "unsigned char"}
 
 
 @cache
 def _file(name: str) -> str:
-    return (Path(__file__).parent / f"{name}.cu").read_text()
+    return (Path(__file__).parent / name).read_text()
 
 
-def _source(file: str, dtype: np.dtype[Any], code: Code | None = None, **definitions: object) -> str:
-    """A .cu file behind its definitions: types, and the formula's statements and results as macros."""
-    lines = [f"typedef {C_TYPES[dtype.name]} T;"]
-    if code is not None:
-        definitions["FORMULA"] = " ".join(code.statements)
-    lines += [f"#define {name} {text}" for name, text in definitions.items()]
-    return "\n".join([*lines, _file(file)])
+def text(dtype: np.dtype[Any], *parts: str) -> str:
+    """A compilable text: the type of its arithmetic, what all kernels share, and the parts.
+
+    A part that ends in .cu is a file of this folder.
+    """
+    contents = (_file(part) if part.endswith(".cu") else part for part in ("common.cu", *parts))
+    return "\n".join([f"typedef {C_TYPES[dtype.name]} T;", *contents])
+
+
+def define(**macros: object) -> str:
+    return "\n".join(f"#define {name} {value}" for name, value in macros.items())
+
+
+def _function(signature: str, code: Code, result: str | None = None) -> str:
+    """A device function of a formula's statements."""
+    statements = [*code.statements, *([] if result is None else [f"return {result};"])]
+    return "\n    ".join([f"__device__ __forceinline__ {signature}", "{", *statements]) + "\n}"
+
+
+def constants(plan: Plan, recipe: Recipe) -> tuple[list[float], dict[int, int]]:
+    """The constants of all formulas one behind the other, and where those of a layer begin: kernels' k.
+
+    The last layer's are followed by the loss's.
+    """
+    values: list[float] = []
+    offsets = {}
+    for op in plan.dense_operations:
+        offsets[op.layer_index] = len(values)
+        values += op.layer.function.constant_values
+    return [*values, *recipe.loss.constant_values], offsets
 
 
 def _read_constants(code: Code, variables: Iterable[str], *results: str) -> None:
@@ -42,28 +67,25 @@ def _read_constants(code: Code, variables: Iterable[str], *results: str) -> None
     ]
 
 
-def value_source(activation: Activation, dtype: np.dtype[Any]) -> str:
-    """Kernel `value` of an elementwise activation."""
-    code = Code("cuda")
+def activation_struct(activation: Activation, name: str) -> str:
+    """A struct with an elementwise activation's value(x, k) and derivative(x, out, k)."""
     variables = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
-    result = code.add(activation.value, variables | {"z": "x"})
-    _read_constants(code, variables.values(), result)
-    return _source("value", dtype, code, RESULT=result)
+    functions = []
+    for signature, text in (
+        ("value(T x, const T* k)", activation.value),
+        ("derivative(T x, T out, const T* k)", activation.derivative),
+    ):
+        code = Code("cuda")
+        result = code.add(text, variables | {"z": "x", "a": "out"})
+        _read_constants(code, variables.values(), result)
+        functions.append(f"static {_function(f'T {signature}', code, result)}")
+    return "\n".join([f"struct {name} {{", *functions, "};"])
 
 
-def derivative_source(activation: Activation, dtype: np.dtype[Any]) -> str:
-    """Kernel `derivative` of an elementwise activation."""
-    code = Code("cuda")
-    variables = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
-    result = code.add(activation.derivative, variables | {"z": "x", "a": "out"})
-    _read_constants(code, variables.values(), result)
-    return _source("derivative", dtype, code, RESULT=result)
-
-
-def loss_source(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> str:
-    """Kernel `loss` of a pair. k: the activation's constants, then the loss's."""
+def loss_macros(activation: Activation, loss: Loss) -> str:
+    """The macros that row_loss.cu is made of. k: the activation's constants, then the loss's."""
     if is_softmax_cross_entropy(activation, loss):
-        return _source("loss", dtype, SOFTMAX=2)
+        return define(SOFTMAX=2)
     code = Code("cuda")
     own = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
     other = {name: f"k{index + len(own)}" for index, name in enumerate(loss.constant_names)}
@@ -78,29 +100,50 @@ def loss_source(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> str
         if not activation.is_row_operation:
             delta = f"({delta} * {code.add(activation.derivative, own | {'z': 'x', 'a': output})})"
     _read_constants(code, [*own.values(), *other.values()], output, result, delta)
-    softmax = int(activation.is_row_operation)
-    return _source("loss", dtype, code, SOFTMAX=softmax, ACTIVATION=output, LOSS=result, DELTA=delta)
+    return define(
+        SOFTMAX=int(activation.is_row_operation),
+        FORMULA=" ".join(code.statements),
+        ACTIVATION=output,
+        LOSS=result,
+        DELTA=delta,
+    )
 
 
-def update_source(optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
-    """Kernel `update` of an optimizer. s: a row of Optimizer.step_values."""
+def update_function(optimizer: Optimizer) -> str:
+    """update_element and STEP_VALUES of an optimizer. s: a row of Optimizer.step_values."""
     code = Code("cuda")
     places = {"p": "p[i]"} | {name: f"slots[{index} * n + i]" for index, name in enumerate(optimizer.slots)}
     scalars = {name: f"s{index}" for index, name in enumerate(optimizer.step_names)}
-    code.statements.extend(f"const T x_{name} = {place};" for name, place in (places | {"g": "g[i]"}).items())
+    code.statements.extend(f"const T x_{name} = {place};" for name, place in places.items())
     state = {name: f"x_{name}" for name in places}
     for target, text in dict(optimizer.updates).items():
-        state[target] = code.add(text, {**state, "g": "x_g", **scalars})
+        state[target] = code.add(text, {**state, "g": "g", **scalars})
     code.statements.extend(f"{place} = {state[name]};" for name, place in places.items())
     _read_constants(code, scalars.values())
-    return _source("update", dtype, code)
+    function = _function("void update_element(T* p, T* slots, T g, const T* s, long long i, long long n)", code)
+    return f"{define(STEP_VALUES=len(optimizer.step_names))}\n{function}"
 
 
 def gather_source(source: np.dtype[Any], dtype: np.dtype[Any]) -> str:
-    """Kernels `gather`, `one_hot` and `gather_csr` from a source of one element type."""
-    return f"typedef {C_TYPES[source.name]} S;\n" + _source("gather", dtype)
+    """Kernels `gather` and `gather_csr` from a source of one element type."""
+    return text(dtype, f"typedef {C_TYPES[source.name]} S;", "gather.cu")
+
+
+def activation_source(activation: Activation, dtype: np.dtype[Any]) -> str:
+    """Kernels `value` and `derivative` of an elementwise activation."""
+    return text(dtype, activation_struct(activation, "F"), "activation.cu", "derivative.cu")
 
 
 def dropout_source(dtype: np.dtype[Any]) -> str:
     """Kernel `dropout`."""
-    return _source("dropout", dtype)
+    return text(dtype, "philox.cu", "dropout.cu")
+
+
+def loss_source(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> str:
+    """Kernel `loss` of a pair."""
+    return text(dtype, loss_macros(activation, loss), "row_loss.cu", "loss.cu")
+
+
+def update_source(optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
+    """Kernels `penalize` and `update`."""
+    return text(dtype, update_function(optimizer), "penalty.cu", "update.cu", "wide_update.cu")

@@ -10,6 +10,7 @@ texts for all architectures and prints what each kernel takes, as Markdown:
 from __future__ import annotations
 
 import ctypes
+import dataclasses
 import functools
 import importlib.util
 import re
@@ -20,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from nnfast.activations import ACTIVATIONS
-from nnfast.backends.cuda import THREADS
+from nnfast.backends.cuda.wide import THREADS
 from nnfast.intervals import lies_within
 from nnfast.kernels.cuda import sources
 from nnfast.losses import LOSSES
@@ -30,11 +31,11 @@ from tests.cuda.architectures import ARCHITECTURES
 OPTIONS = ("--std=c++17", "-Werror", "all-warnings", "--ptxas-options=-v")
 
 # With 64 registers a multiprocessor holds 1024 threads of a kernel, half of what it can hold at most. A kernel that is
-# better off with more has its own entry.
-REGISTERS = {"": 64}
+# better off with more has its own entry: float64 formulas are long.
+REGISTERS = {"": 64, "loss": 104, "update": 80}
 
-# Threads of a block and bytes of dynamic shared memory with which a kernel is launched, where not THREADS and none.
-LAUNCHES: dict[str, tuple[int, int]] = {}
+# Threads of a block with which a kernel is launched, where not THREADS.
+LAUNCHES = {"derivative": 512}
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 
@@ -45,12 +46,17 @@ class GateError(RuntimeError):
 
 @dataclass(frozen=True)
 class Text:
-    """A text that the project compiles at run time. file: in kernels/cuda."""
+    """A text that the project compiles at run time.
 
-    file: str
+    kind: of the function that makes it, such as "loss" of loss_source. formula: the formulas or the network in it.
+    launch: threads of a block and bytes of dynamic shared memory, where these depend on the text.
+    """
+
+    kind: str
     dtype: str
     formula: str
     code: str
+    launch: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True)
@@ -63,11 +69,12 @@ class Usage:
     shared_memory: int
     stack: int
     spills: int
+    launch: tuple[int, int] | None = None
 
     @property
     def occupancy(self) -> float:
         """The share of a multiprocessor's warps that can be resident (see Architecture.occupancy)."""
-        threads, dynamic = LAUNCHES.get(self.kernel, (THREADS, 0))
+        threads, dynamic = self.launch or (LAUNCHES.get(self.kernel, THREADS), 0)
         return ARCHITECTURES[self.architecture].occupancy(threads, self.registers, self.shared_memory + dynamic)
 
     def check(self) -> None:
@@ -86,8 +93,7 @@ def texts() -> Iterator[Text]:
         name = dtype.name
         for activation in ACTIVATIONS.values():
             if not activation.output_only:
-                yield Text("value", name, activation.name, sources.value_source(activation, dtype))
-                yield Text("derivative", name, activation.name, sources.derivative_source(activation, dtype))
+                yield Text("activation", name, activation.name, sources.activation_source(activation, dtype))
             for loss in LOSSES.values():
                 if lies_within(activation.range, loss.domain):
                     pair = f"{activation.name} + {loss.name}"
@@ -102,10 +108,10 @@ def texts() -> Iterator[Text]:
 
 
 def representatives() -> list[Text]:
-    """The longest text of each file and type: what no architecture is spared."""
+    """The longest text of each kind and type: what no architecture is spared."""
     longest: dict[tuple[str, str], Text] = {}
     for text in texts():
-        key = text.file, text.dtype
+        key = text.kind, text.dtype
         if key not in longest or len(text.code) > len(longest[key].code):
             longest[key] = text
     return [*longest.values()]
@@ -143,9 +149,9 @@ def compile_all(pairs: Iterable[tuple[Text, str]]) -> list[tuple[Text, Usage]]:
         try:
             for usage in compile_text(text.code, architecture):
                 usage.check()
-                results.append((text, usage))
+                results.append((text, dataclasses.replace(usage, launch=text.launch)))
         except GateError as error:
-            raise GateError(f"{text.file}.cu ({text.formula}, {text.dtype}): {error}") from None
+            raise GateError(f"{text.kind} ({text.formula}, {text.dtype}): {error}") from None
     return results
 
 
@@ -184,13 +190,13 @@ def markdown(results: list[tuple[Text, Usage]]) -> str:
     """A row for each kernel and type: the most registers that a formula takes / the occupancy they leave; bytes."""
     kernels: dict[tuple[str, str, str], list[tuple[Text, Usage]]] = {}
     for text, usage in results:
-        kernels.setdefault((usage.kernel, f"{text.file}.cu", text.dtype), []).append((text, usage))
+        kernels.setdefault((usage.kernel, text.kind, text.dtype), []).append((text, usage))
     names = [*dict.fromkeys(usage.architecture for _, usage in results)]
     lines = [
-        f"| kernel | in | T | texts | shared | stack | {' | '.join(names)} |",
+        f"| kernel | of | T | texts | shared | stack | {' | '.join(names)} |",
         f"|---|---|---|--:|--:|--:|{'--:|' * len(names)}",
     ]
-    for (kernel, file, dtype), of_kernel in kernels.items():
+    for (kernel, kind, dtype), of_kernel in kernels.items():
         usages = [usage for _, usage in of_kernel]
         cells = []
         for name in names:
@@ -198,7 +204,7 @@ def markdown(results: list[tuple[Text, Usage]]) -> str:
             cells.append(f"{most.registers} / {100 * most.occupancy:.0f}%")
         shared, stack = (max(getattr(usage, size) for usage in usages) for size in ("shared_memory", "stack"))
         number = len({text.code for text, _ in of_kernel})
-        lines.append(f"| {kernel} | `{file}` | {dtype} | {number} | {shared} | {stack} | {' | '.join(cells)} |")
+        lines.append(f"| {kernel} | {kind} | {dtype} | {number} | {shared} | {stack} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 

@@ -63,91 +63,149 @@ def _in_file(file: str, rows: dict[tuple[str, str], Level]) -> Iterator[Mutant]:
 
 MUTANTS = [
     *_in_file(
-        KERNELS + "value.cu",
+        KERNELS + "common.cu",
         {
-            ("i < n;", "i <= n;"): Level.BOUNDS,
-            ("i += stride", "i += stride / stride"): Level.RACE,
-            ("i += stride", "i += stride * n"): Level.NUMBERS,
-            ("+ bias[i % columns]", ""): Level.NUMBERS,
-            ("bias[i % columns]", "bias[i]"): Level.BOUNDS,
-            ("bias[i % columns]", "bias[i / columns]"): Level.BOUNDS,
-            ("z[i] = x;", ""): Level.NUMBERS,
-            ("z[i] = x;", "z[i] = x * 1.0;"): Level.GXX,
-            ("a[i] = RESULT;", "const T unused = x; a[i] = RESULT;"): Level.GATE,
-        },
-    ),
-    *_in_file(
-        KERNELS + "derivative.cu",
-        {
-            ("i < n;", "i <= n;"): Level.BOUNDS,
-            ("delta[i] *= RESULT;", "delta[i] = RESULT;"): Level.NUMBERS,
-            ("delta[i] *= RESULT;", "delta[0] *= RESULT;"): Level.RACE,
-            ("= a[i];", "= z[i];"): Level.NUMBERS,
-        },
-    ),
-    *_in_file(
-        KERNELS + "loss.cu",
-        {
-            ("row < rows;", "row <= rows;"): Level.BOUNDS,
-            ("row += stride", "row += stride * rows"): Level.NUMBERS,
-            ("weights[row] * scale;", "weights[row];"): Level.NUMBERS,
-            ("weights[row] * scale;", "scale;"): Level.NUMBERS,
-            ("x > top", "x < top"): Level.NUMBERS,
-            ("int j = 1; j < columns;", "int j = 1; j <= columns;"): Level.BOUNDS,
-            ("a[start + j] /= total;", "a[start + j] = total;"): Level.NUMBERS,
-            ("(a[i] - y[i])", "(a[i] + y[i])"): Level.NUMBERS,
-            ("(log_total - (z[i] + bias[j] - top))", "(z[i] + bias[j] - top - log_total)"): Level.NUMBERS,
-            ("delta[i] = factor * DELTA;", "delta[i] = factor * factor * DELTA;"): Level.NUMBERS,
-            ("(delta[start + j] - inner)", "delta[start + j]"): Level.NUMBERS,
-            ("row_losses[row] =", "row_losses[0] ="): Level.RACE,
-            ("double(weights[row]) * double(row_loss)", "double(row_loss)"): Level.NUMBERS,
+            ("stretch + 3 + 3 * index", "stretch + 3 * index"): Level.RACE,
+            ("record[1] - record[0]", "record[1]"): Level.BOUNDS,
+            ("number = record[2];", "number = index;"): Level.NUMBERS,
+            ("order ? order[first + i] : first + i", "first + i"): Level.BOUNDS,
+            ("stretch[1] = stretch[0];", "{}"): Level.BOUNDS,
+            (
+                "blockIdx.x == 0 && blockIdx.y == 0 && threadIdx.x == 0 && threadIdx.y == 0",
+                "blockIdx.x == 0 && threadIdx.x == 0",
+            ): Level.RACE,
+            ("int distance = 16;", "int distance = 8;"): Level.NUMBERS,
+            ("/ 32] = value;\n    __syncthreads();", "/ 32] = value;"): Level.RACE,
+            ("of_warps[warp];\n    }\n    __syncthreads();", "of_warps[warp];\n    }"): Level.RACE,
         },
     ),
     *_in_file(
         KERNELS + "gather.cu",
         {
-            ("out[i] = T(source[rows[i / columns]", "out[i] = T(source[(i / columns)"): Level.NUMBERS,
-            ("columns + i % columns]) * scale;", "columns + i % columns]);"): Level.NUMBERS,
-            ("columns + i % columns]) * scale;", "columns + i / columns]) * scale;"): Level.BOUNDS,
-            ("== S(i % columns)", "== S(i / columns)"): Level.NUMBERS,
-            ("? scale : T(0.0)", "? T(0.0) : scale"): Level.NUMBERS,
-            ("k < starts[rows[i] + 1]", "k <= starts[rows[i] + 1]"): Level.BOUNDS,
-            ("out[i * columns + indices[k]]", "out[indices[k]]"): Level.RACE,
-            ("+= T(values[k])", "+= T(values[i])"): Level.NUMBERS,
+            (
+                "i < step.rows; i += gridDim.x * 8) {\n        const S* row",
+                "i <= step.rows; i += gridDim.x * 8) {\n        const S* row",
+            ): Level.BOUNDS,
+            ("T(row[j]) * scale", "T(row[j])"): Level.NUMBERS,
+            ("source + step.row(i) * columns", "source + i * columns"): Level.NUMBERS,
+            ("        __syncwarp();\n", ""): Level.RACE,
+            ("k < starts[row + 1]", "k <= starts[row + 1]"): Level.RACE,
+            ("filled[j] = T(0.0);", "{}"): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
+        KERNELS + "activation.cu",
+        {
+            ("j < columns; j += gridDim.y * 32", "j <= columns; j += gridDim.y * 32"): Level.BOUNDS,
+            ("i += gridDim.x * 8", "i += 8"): Level.RACE,
+            ("has_bias ? bias[j] : T(0.0)", "T(0.0)"): Level.NUMBERS,
+            ("z[e] = x;", "{}"): Level.NUMBERS,
+            ("const T x = z[e] + b;", "const T x = z[e] + b * 1.0;"): Level.GXX,
+            ("a[e] = F::value(x, k);", "const T unused = x; a[e] = F::value(x, k);"): Level.GATE,
+        },
+    ),
+    *_in_file(
+        KERNELS + "derivative.cu",
+        {
+            ("if (j < columns)\n            for", "if (j <= columns)\n            for"): Level.RACE,
+            ("const T d = delta[e] *", "const T d ="): Level.NUMBERS,
+            ("delta[e] = d;", "{}"): Level.NUMBERS,
+            ("F::derivative(z[e], a[e], k)", "F::derivative(z[e], z[e], k)"): Level.NUMBERS,
+            ("sums[y][x] = sum;\n        __syncthreads();", "sums[y][x] = sum;"): Level.RACE,
+            ("sums[64][8]", "sums[32][8]"): Level.UNDEFINED,
+        },
+    ),
+    *_in_file(
+        KERNELS + "row_loss.cu",
+        {
+            ("labels[row] == j ?", "labels[j] == row ?"): Level.NUMBERS,
+            ("numbers[row * columns + j]", "numbers[row + j]"): Level.NUMBERS,
+            ("x > top", "x < top"): Level.NUMBERS,
+            ("factor * (out - target)", "factor * (out + target)"): Level.NUMBERS,
+            ("inner = warp_sum(inner);", "{}"): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
+        KERNELS + "loss.cu",
+        {
+            ("i < step.rows;", "i <= step.rows;"): Level.BOUNDS,
+            ("weighted ? sample_weight[row] : T(1.0)", "T(1.0)"): Level.NUMBERS,
+            ("double(weight) * double(loss)", "double(loss)"): Level.NUMBERS,
+            ("if (threadIdx.x % 32 == 0) sum +=", "sum +="): Level.NUMBERS,
+            ("if (threadIdx.x == 0) losses[blockIdx.x]", "losses[blockIdx.x]"): Level.RACE,
+        },
+    ),
+    *_in_file(
+        KERNELS + "philox.cu",
+        {
+            ("round < 10", "round < 9"): Level.NUMBERS,
+            ("(unsigned int)(step >> 32)", "0u"): Level.NUMBERS,
+            ("k1 = (unsigned int)(seed >> 32)", "k1 = 0u"): Level.NUMBERS,
         },
     ),
     *_in_file(
         KERNELS + "dropout.cu",
         {
             ("if (e < n)", "if (e <= n)"): Level.BOUNDS,
-            ("word < 4", "word <= 4"): Level.UNDEFINED,
-            ("round < 10", "round < 9"): Level.NUMBERS,
-            ("(unsigned int)(step >> 32)", "0u"): Level.NUMBERS,
-            ("k1 = (unsigned int)(seed >> 32)", "k1 = 0u"): Level.NUMBERS,
             ("inputs[e] * mask[e]", "inputs[e]"): Level.NUMBERS,
             ("4 * block + word", "block + word"): Level.RACE,
-            (">= threshold", "> threshold + 0x40000000ull"): Level.NUMBERS,
+            ("step.number", "step.index"): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
+        KERNELS + "penalty.cu",
+        {
+            ("T(alpha) * w +", "T(alpha) +"): Level.NUMBERS,
+            ("w < T(0.0) ? -T(l1)", "w < T(0.0) ? T(l1)"): Level.NUMBERS,
+            ("l1 * fabs(double(w))", "l1 * double(w)"): Level.NUMBERS,
         },
     ),
     *_in_file(
         KERNELS + "update.cu",
         {
-            ("i < n;", "i <= n;"): Level.BOUNDS,
-            ("i += stride", "i += stride / stride"): Level.RACE,
-            ("        FORMULA\n", ""): Level.NUMBERS,
+            ("i < count", "i <= count"): Level.NUMBERS,
+            ("norm > clip_norm ?", "norm < clip_norm ?"): Level.NUMBERS,
+            ("sqrt(sum_of_blocks(squares, count))", "sum_of_blocks(squares, count)"): Level.NUMBERS,
         },
     ),
     *_in_file(
-        BACKEND,
+        KERNELS + "wide_update.cu",
         {
-            ("-(-threads // THREADS)", "threads // THREADS"): Level.TWIN,
-            ("values[k], np.int64(size)", "values[k], np.int32(size)"): Level.TWIN,
-            ("np.int64(n), np.int32(columns), self", "np.int64(n), columns, self"): Level.TWIN,
-            ("values = xp.asarray(", "values = ("): Level.TWIN,
-            ("self._view(op.inputs, n).T, delta,", "self._view(op.inputs, n), delta,"): Level.TWIN,
-            ("            inputs.fill(0)\n", ""): Level.NUMBERS,
-            ("first_step + k, losses", "first_step, losses"): Level.NUMBERS,
-            ("        loss /= divisor\n", ""): Level.NUMBERS,
+            ("if (is_weight[i]) {", "{"): Level.NUMBERS,
+            ("            g[i] = slope;\n", ""): Level.NUMBERS,
+            ("penalty_sum += penalty(w, alpha, l1);", "{}"): Level.NUMBERS,
+            ("i < n; i += stride) {", "i <= n; i += stride) {"): Level.BOUNDS,
+            ("        next_step(stretch);\n", ""): Level.BOUNDS,
+            ("    if (blockIdx.x == 0) {\n        const double sum", "    {\n        const double sum"): Level.RACE,
+            ("const Step step(stretch, 1);", "const Step step(stretch, 0);"): Level.RACE,
+        },
+    ),
+    *_in_file(
+        BACKEND + "wide.py",
+        {
+            ("np.float64(self.recipe.clip_norm or 0.0)", "self.recipe.clip_norm or 0"): Level.TWIN,
+            ("xp.matmul, x.T, delta,", "xp.matmul, x, delta,"): Level.TWIN,
+            ("-(-elements // per_block)", "elements // per_block"): Level.TWIN,
+            ("training=True)", "training=False)"): Level.NUMBERS,
+            ("first : first + n], losses[index])", "first : first + n], losses[0])"): Level.NUMBERS,
+            ("self._gradient_of(batch), self._update(batch)]", "self._gradient_of(batch)]"): Level.BOUNDS,
+        },
+    ),
+    *_in_file(
+        BACKEND + "program.py",
+        {
+            ("first_step + active", "active"): Level.NUMBERS,
+            (" / divisor, self._gradient.get()", ", self._gradient.get()"): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
+        BACKEND + "memory.py",
+        {
+            ("first if len(order) else 0", "0"): Level.BOUNDS,
+            ("words[first:] = order", "words[first:] = np.sort(order)"): Level.NUMBERS,
+            ("source.scale if inputs.dtype == np.uint8 else 1.0", "1.0"): Level.NUMBERS,
+            ("np.minimum(firsts + size, n_rows)", "firsts + size"): Level.BOUNDS,
+            ("self.values[: values.size].set(", "self.values.set("): Level.TWIN,
         },
     ),
     *_in_file(
@@ -209,7 +267,7 @@ _LEVELS: list[tuple[type[Exception], Level]] = [
 def caught_by(file: str, text: str) -> tuple[Level, str] | None:
     """The first level that objects to this text in place of a file, and what it says; None if all let it pass."""
     try:
-        if file != BACKEND and gate.unavailable_reason() is None:
+        if not file.startswith(BACKEND) and gate.unavailable_reason() is None:
             for usage in gate.compile_text(compiled_text(file, text), "sm_90"):
                 usage.check()
         for order in ORDERS:

@@ -1,0 +1,150 @@
+"""What the programs of both paths share: vectors on the device, stretches sent over, losses read back."""
+
+from __future__ import annotations
+
+import contextlib
+from abc import abstractmethod
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...plan import Plan
+from ..base import Program, Recipe, Source, Vector, batch_divisor
+from .memory import DeviceRows, Stretch, upload
+
+if TYPE_CHECKING:
+    from . import CudaBackend
+
+
+class CudaProgram(Program):
+    """A plan on the device. Every method selects the device, so that several can be in use in one process.
+
+    Work is queued on the stream that is current when a method is called. run() sends the stretch over, queues all its
+    steps, and waits once, for their losses.
+    """
+
+    def __init__(self, plan: Plan, recipe: Recipe, backend: CudaBackend) -> None:
+        super().__init__(plan, recipe)
+        from ...kernels.cuda import sources
+
+        xp, dtype = backend.xp, recipe.dtype
+        self._backend, self._xp = backend, xp
+        self._parameters = xp.zeros(plan.parameter_count, dtype)
+        self._gradient = xp.zeros(plan.parameter_count, dtype)
+        self._slots = xp.zeros((len(recipe.optimizer.slots), plan.parameter_count), dtype)
+        self._workspace = xp.zeros(plan.workspace_size, dtype)
+        constants, self._constant_offsets = sources.constants(plan, recipe)
+        self._constants = xp.asarray(np.array([*constants, 0.0], dtype))  # never empty
+        self._stretch = Stretch(xp, 1 + len(recipe.optimizer.step_names))
+        self._source: Source | None = None
+        self._uploaded: dict[int, tuple[Source, DeviceRows]] = {}
+
+    @contextlib.contextmanager
+    def _device(self) -> Iterator[None]:
+        with self._xp.cuda.Device(self._backend.device):
+            yield
+
+    def bind(self, source: Source) -> None:
+        self._source = source
+        self._uploaded.clear()
+        self._forget()
+        with self._device():
+            self._prepare(self._upload(source))
+
+    @abstractmethod
+    def _prepare(self, rows: DeviceRows) -> None:
+        """Compile what training on these rows needs now, so that no epoch's seconds hold it."""
+
+    @abstractmethod
+    def _forget(self) -> None:
+        """Drop what was prepared for memory that has moved or is given up."""
+
+    def _upload(self, source: Source) -> DeviceRows:
+        """The source on the device; the one that run() reads and the last other one stay there."""
+        if id(source) not in self._uploaded:
+            for key in [key for key, (kept, _) in self._uploaded.items() if kept is not self._source]:
+                del self._uploaded[key]
+            self._uploaded[id(source)] = (source, upload(self._xp, source, self.recipe.dtype))
+        return self._uploaded[id(source)][1]
+
+    def run(
+        self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
+    ) -> NDArray[np.float64]:
+        assert self._source is not None, "bind() comes first"
+        losses = np.zeros(len(rates))
+        weights = self._source.sample_weight
+        if weights is None:
+            totals = np.diff(bounds).astype(np.float64)
+        else:  # summed here, so that nothing has to be read back to know a batch's divisor
+            totals = np.add.reduceat(weights[order].astype(np.float64), bounds[:-1])
+        active = np.flatnonzero(totals)  # a batch without weight changes nothing: the device does not hear of it
+        if not len(active):
+            return losses
+        divisors = [batch_divisor(self.recipe.loss, total) for total in totals]
+        values = np.column_stack([divisors, self.recipe.optimizer.step_values(rates, first_step)])
+        places = np.column_stack([bounds[:-1], bounds[1:]])[active]
+        with self._device():
+            rows = self._upload(self._source)
+            if self._stretch.upload(order, places, first_step + active, values[active]):
+                self._forget()
+            self._train(rows, places[:, 1] - places[:, 0])
+            losses[active] = self._stretch.losses[: len(active)].get()
+        return losses
+
+    @abstractmethod
+    def _train(self, rows: DeviceRows, sizes: NDArray[np.int64]) -> None:
+        """Queue the steps of self._stretch. sizes: (n_steps,) rows of each."""
+
+    def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        weights = source.sample_weight
+        total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        divisor = batch_divisor(self.recipe.loss, total)
+        with self._device():
+            parts = self._differentiate(self._upload(source), source.n_rows, self._xp.asarray(np.array([divisor])))
+            return sum(float(part.get().sum()) for part in parts) / divisor, self._gradient.get()
+
+    @abstractmethod
+    def _differentiate(self, rows: DeviceRows, n: int, divisor: Any) -> list[Any]:
+        """Queue the gradient of all n rows as one batch; returns arrays whose numbers sum to its undivided loss.
+
+        divisor: on the device, (1,) float64.
+        """
+
+    def evaluate(self, source: Source) -> tuple[float, Vector]:
+        weights = source.sample_weight
+        weight = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        with self._device():
+            outputs, losses = self._evaluate(source)
+            total_loss, host_outputs = float(losses.get().sum()), outputs.get()
+        return total_loss / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), host_outputs
+
+    def predict(self, source: Source) -> Vector:
+        with self._device():
+            outputs: Vector = self._evaluate(Source(source.inputs, scale=source.scale))[0].get()
+        return outputs
+
+    @abstractmethod
+    def _evaluate(self, source: Source) -> tuple[Any, Any]:
+        """Queue the outputs (n_rows, output_size) of all rows, and numbers whose sum is the sum of their losses."""
+
+    @property
+    def parameters(self) -> Vector:
+        vector: Vector = self._parameters.get()
+        return vector
+
+    @parameters.setter
+    def parameters(self, vector: Vector) -> None:
+        with self._device():
+            self._parameters.set(np.ascontiguousarray(vector, self.recipe.dtype))
+
+    @property
+    def slots(self) -> Vector:
+        vectors: Vector = self._slots.get()
+        return vectors
+
+    @slots.setter
+    def slots(self, vectors: Vector) -> None:
+        with self._device():
+            self._slots.set(np.ascontiguousarray(vectors, self.recipe.dtype))

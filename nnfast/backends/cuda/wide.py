@@ -1,0 +1,253 @@
+"""The path for networks of any width: matrix products by cuBLAS, and one kernel for each piece between them.
+
+What a launch works on does not depend on the step: kernels find their batch by the step counter on the device. So a
+batch's launches are prepared once for each number of rows, and a step only issues them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ...activations import ACTIVATIONS, Activation
+from ...plan import DenseOperation, DropoutOperation, Plan, Span
+from ...random import Purpose, dropout_threshold
+from ..base import Recipe, Source
+from .memory import DeviceRows, single_steps
+from .program import CudaProgram
+
+if TYPE_CHECKING:
+    from . import CudaBackend
+
+THREADS = 256  # of a block that is one-dimensional
+MAX_BLOCKS = 4096  # in one direction of a grid; kernels stride over what is left
+SUMMING_BLOCKS = 256  # at most so many blocks leave a partial sum each, which every block of the next kernel reads
+PREPARED_SIZES = 4  # numbers of rows whose launches are kept
+
+Launch = Callable[[], Any]
+
+
+class Batch(NamedTuple):
+    """Where a batch comes from, and what is to be done with it."""
+
+    rows: DeviceRows
+    n: int
+    stretch: Any  # the words of common.cu
+    values: Any  # numbers of the steps, `width` each, the divisor first
+    width: int
+    training: bool  # dropout drops
+
+
+class WideProgram(CudaProgram):
+    """Products by cuBLAS. To add a kind of operation, write its forward and backward and name them in PASSES."""
+
+    def __init__(self, plan: Plan, recipe: Recipe, backend: CudaBackend) -> None:
+        super().__init__(plan, recipe, backend)
+        xp = self._xp
+        self._losses, self._penalties, self._squares = (xp.zeros(SUMMING_BLOCKS, np.float64) for _ in range(3))
+        is_weight = np.zeros(plan.parameter_count, np.uint8)
+        for span in plan.weight_spans:
+            span.view(is_weight)[...] = 1
+        self._is_weight = xp.asarray(is_weight)
+        self._prepared: dict[int, list[Launch]] = {}
+
+    def _forget(self) -> None:
+        self._prepared.clear()
+
+    def _prepare(self, rows: DeviceRows) -> None:
+        self._step(rows, self.plan.rows)
+
+    def _train(self, rows: DeviceRows, sizes: NDArray[np.int64]) -> None:
+        for n in sizes.tolist():
+            if n not in self._prepared:
+                if len(self._prepared) == PREPARED_SIZES:
+                    self._prepared.clear()
+                self._prepared[n] = self._step(rows, n)
+            for launch in self._prepared[n]:
+                launch()
+
+    def _step(self, rows: DeviceRows, n: int) -> list[Launch]:
+        """A training step of n rows."""
+        stretch = self._stretch
+        batch = Batch(rows, n, stretch.words, stretch.values, stretch.width, training=True)
+        return [*self._gradient_of(batch), self._update(batch)]
+
+    def _differentiate(self, rows: DeviceRows, n: int, divisor: Any) -> list[Any]:
+        words = self._xp.asarray(single_steps(n, n)[0])
+        batch = Batch(rows, n, words, divisor, 1, training=False)
+        for launch in self._gradient_of(batch):
+            launch()
+        losses = self._losses[: self._loss_blocks(n)]
+        return [losses, self._penalties[: self._norm_blocks]] if self._norm_blocks else [losses]
+
+    def _evaluate(self, source: Source) -> tuple[Any, Any]:
+        xp, size = self._xp, self.plan.rows
+        rows = self._upload(source)
+        outputs = xp.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
+        words = xp.asarray(single_steps(source.n_rows, size))
+        losses = xp.zeros((len(words), SUMMING_BLOCKS), np.float64)
+        one = xp.asarray(np.ones(1))
+        for index in range(len(words)):
+            first = index * size
+            n = min(size, source.n_rows - first)
+            batch = Batch(rows, n, words[index], one, 1, training=False)
+            for launch in (*self._forward(batch), self._loss(batch, outputs[first : first + n], losses[index])):
+                launch()
+        return outputs, losses
+
+    def _gradient_of(self, batch: Batch) -> list[Launch]:
+        op = self.plan.output
+        forward = [*self._forward(batch), self._loss(batch, self._view(op.outputs, batch.n), self._losses)]
+        backward = [
+            launch
+            for operation in reversed(self.plan.operations)
+            for launch in PASSES[type(operation)][1](self, operation, batch)
+        ]
+        return [*forward, *backward, *self._penalize(batch)]
+
+    def _forward(self, batch: Batch) -> list[Launch]:
+        """Every layer's outputs; of the last layer only the product, whose bias and activation belong to its loss."""
+        passes = (PASSES[type(operation)][0](self, operation, batch) for operation in self.plan.operations)
+        return [self._gather(batch), *(launch for launches in passes for launch in launches)]
+
+    def _kernel(self, kind: str, *arguments: Any, name: str | None = None) -> Any:
+        from ...kernels.cuda import sources
+
+        source = getattr(sources, f"{kind}_source")(*arguments, self.recipe.dtype)
+        return self._backend.kernel(source, name or kind)
+
+    def _view(self, span: Span, n: int) -> Any:
+        return span.view(self._workspace, n)
+
+    def _bias(self, op: DenseOperation) -> tuple[Any, Any]:
+        """The bias as kernels take it: an array, of any content where there is none, and whether there is one."""
+        return (op.bias or op.weights).view(self._parameters).reshape(-1), np.int32(op.bias is not None)
+
+    def _constants_of(self, op: DenseOperation) -> Any:
+        return self._constants[self._constant_offsets[op.layer_index] :]
+
+    def _gather(self, batch: Batch) -> Launch:
+        inputs, rows = self._view(self.plan.inputs, batch.n), batch.rows
+        columns = np.int32(inputs.shape[1])
+        source_type = rows.inputs[0].dtype
+        if rows.is_sparse:
+            kernel = self._kernel("gather", source_type, name="gather_csr")
+            grid = (_blocks(batch.n, 8),)
+            return partial(kernel, grid, (32, 8), (*rows.inputs, batch.stretch, columns, inputs))
+        kernel, scale = self._kernel("gather", source_type), self.recipe.dtype.type(rows.scale)
+        return partial(kernel, _matrix(inputs), (32, 8), (*rows.inputs, batch.stretch, columns, scale, inputs))
+
+    def _dense_forward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
+        """z = x W, then, but for the last layer, a = f(z + b)."""
+        x, z, outputs = (self._view(span, batch.n) for span in (op.inputs, op.z, op.outputs))
+        product = partial(self._xp.matmul, x, op.weights.view(self._parameters), out=z)
+        if op is self.plan.output:
+            return [product]
+        arguments = (z, *self._bias(op), outputs, self._constants_of(op), *_shape(z))
+        kernel = self._kernel("activation", op.layer.function, name="value")
+        return [product, partial(kernel, _matrix(z), (32, 8), arguments)]
+
+    def _dense_backward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
+        """delta = dLoss/da f'(z), but for the last layer, whose loss gave delta; then the three gradients."""
+        xp = self._xp
+        x, z, outputs, delta = (self._view(span, batch.n) for span in (op.inputs, op.z, op.outputs, op.gradient))
+        launches: list[Launch] = []
+        if op is not self.plan.output or op.bias:
+            slope: Activation = ACTIVATIONS["identity"] if op is self.plan.output else op.layer.function
+            bias_gradient = (op.bias or op.weights).view(self._gradient).reshape(-1)
+            arguments = (
+                z, outputs, delta, self._constants_of(op), bias_gradient, np.int32(op.bias is not None),
+                *_shape(z),
+            )  # fmt: skip
+            kernel = self._kernel("activation", slope, name="derivative")
+            launches.append(partial(kernel, (_blocks(z.shape[1], 8),), (8, 64), arguments))
+        launches.append(partial(xp.matmul, x.T, delta, out=op.weights.view(self._gradient)))
+        if op.input_gradient:
+            W = op.weights.view(self._parameters)
+            launches.append(partial(xp.matmul, delta, W.T, out=self._view(op.input_gradient, batch.n)))
+        return launches
+
+    def _dropout_forward(self, op: DropoutOperation, batch: Batch) -> list[Launch]:
+        x, outputs, mask = (self._view(span, batch.n) for span in (op.inputs, op.outputs, op.mask))
+        if not batch.training:
+            return [partial(self._xp.copyto, outputs, x), partial(mask.fill, 1)]
+        arguments = (
+            x, outputs, mask, np.uint64(self.recipe.seed), np.uint32(Purpose.DROPOUT << 24 | op.layer_index),
+            np.uint64(dropout_threshold(op.layer.rate)), self.recipe.dtype.type(1 / (1 - op.layer.rate)),
+            np.int32(x.shape[1]), batch.stretch,
+        )  # fmt: skip
+        return [partial(self._kernel("dropout"), (_blocks(x.size, 4 * THREADS),), (THREADS,), arguments)]
+
+    def _dropout_backward(self, op: DropoutOperation, batch: Batch) -> list[Launch]:
+        if not op.input_gradient:
+            return []
+        delta, mask, before = (self._view(span, batch.n) for span in (op.gradient, op.mask, op.input_gradient))
+        return [partial(self._xp.multiply, delta, mask, out=before)]
+
+    def _loss_blocks(self, n: int) -> int:
+        return min(-(-n // 8), SUMMING_BLOCKS, MAX_BLOCKS)
+
+    def _loss(self, batch: Batch, outputs: Any, losses: Any) -> Launch:
+        """Outputs, the weighted losses of each block's rows, and dLoss/dz."""
+        op, rows = self.plan.output, batch.rows
+        z, delta = self._view(op.z, batch.n), self._view(op.gradient, batch.n)
+        arguments = (
+            z, *self._bias(op), outputs, delta, self._constants_of(op), rows.labels, rows.numbers,
+            np.int32(rows.target_kind), rows.sample_weight, np.int32(rows.is_weighted), np.int32(z.shape[1]),
+            batch.stretch, batch.values, np.int32(batch.width), losses,
+        )  # fmt: skip
+        kernel = self._kernel("loss", op.layer.function, self.recipe.loss)
+        return partial(kernel, (self._loss_blocks(batch.n),), (THREADS,), arguments)
+
+    @property
+    def _norm_blocks(self) -> int:
+        """Blocks that look at the whole gradient before its update; 0 where nothing asks for that."""
+        recipe = self.recipe
+        if not (recipe.alpha or recipe.l1 or recipe.clip_norm):
+            return 0
+        return min(_blocks(self.plan.parameter_count, THREADS), SUMMING_BLOCKS)
+
+    def _penalize(self, batch: Batch) -> list[Launch]:
+        if not self._norm_blocks:
+            return []
+        arguments = (
+            self._parameters, self._gradient, self._is_weight, np.float64(self.recipe.alpha),
+            np.float64(self.recipe.l1), batch.stretch, batch.values, np.int32(batch.width), self._penalties,
+            self._squares, np.int64(self.plan.parameter_count),
+        )  # fmt: skip
+        kernel = self._kernel("update", self.recipe.optimizer, name="penalize")
+        return [partial(kernel, (self._norm_blocks,), (THREADS,), arguments)]
+
+    def _update(self, batch: Batch) -> Launch:
+        size = self.plan.parameter_count
+        arguments = (
+            self._parameters, self._gradient, self._slots, np.int64(size), batch.stretch, batch.values,
+            np.float64(self.recipe.clip_norm or 0.0), self._losses, np.int32(self._loss_blocks(batch.n)),
+            self._penalties, np.int32(self._norm_blocks), self._squares, np.int32(self._norm_blocks),
+            self._stretch.losses,
+        )  # fmt: skip
+        return partial(self._kernel("update", self.recipe.optimizer), (_blocks(size, THREADS),), (THREADS,), arguments)
+
+
+# What computes an operation's outputs, and what its gradients: methods that give a batch's launches.
+PASSES: dict[type, tuple[Callable[..., list[Launch]], Callable[..., list[Launch]]]] = {
+    DenseOperation: (WideProgram._dense_forward, WideProgram._dense_backward),
+    DropoutOperation: (WideProgram._dropout_forward, WideProgram._dropout_backward),
+}
+
+
+def _blocks(elements: int, per_block: int) -> int:
+    return min(-(-elements // per_block), MAX_BLOCKS)
+
+
+def _matrix(array: Any) -> tuple[int, int]:
+    """The grid over a matrix for blocks of 32 columns x 8 rows: rows, then columns."""
+    return _blocks(array.shape[0], 8), _blocks(array.shape[1], 32)
+
+
+def _shape(array: Any) -> tuple[np.int32, np.int32]:
+    return np.int32(array.shape[0]), np.int32(array.shape[1])
