@@ -18,7 +18,12 @@ from tests.cuda import gate, gxx
 from tests.cuda.twin import make_twin
 
 # The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
-FASTER_BACKENDS = ("numba", "cuda-twin", pytest.param("cuda", marks=pytest.mark.cuda))
+FASTER_BACKENDS = (
+    "numba",
+    "cuda-twin-wide",
+    "cuda-twin-narrow",
+    *(pytest.param(f"cuda:{path}", marks=pytest.mark.cuda) for path in ("wide", "narrow")),
+)
 
 # A machine with a GPU runs the tests marked cuda with CuPy, numpy, scipy, numba, scikit-learn, safetensors and pytest
 # alone (test_bare_machine.py). Without hypothesis, the files that import it are not collected.
@@ -84,13 +89,15 @@ def pytest_report_header() -> list[str]:
 
 
 def reason_to_skip(name: str) -> str | None:
-    return gxx.available() if name == "cuda-twin" else unavailable(name)
+    return gxx.available() if name.startswith("cuda-twin") else unavailable(name.partition(":")[0])
 
 
 def open_backend(name: str) -> Backend:
     if reason := reason_to_skip(name):
         pytest.skip(f"backend {name}: {reason}")
-    return CudaBackend(make_twin()) if name == "cuda-twin" else get_backend(name)
+    if name.startswith("cuda-twin"):
+        return CudaBackend(path=name.removeprefix("cuda-twin-"), xp=make_twin())
+    return get_backend(name)
 
 
 @pytest.fixture(params=["numpy", *FASTER_BACKENDS])

@@ -6,6 +6,7 @@ import importlib.util
 import shutil
 import subprocess
 import sys
+from operator import attrgetter
 from pathlib import Path
 
 import pytest
@@ -71,23 +72,20 @@ def test_a_device_that_is_not_there_is_refused_by_number() -> None:
 def test_the_names_the_cuda_backend_uses_exist_in_cupy() -> None:
     """Level 5: real CuPy, imported without a device."""
     cupy = pytest.importorskip("cupy", exc_type=ImportError)
-    for name in (
-        "RawModule",
-        "asarray",
-        "zeros",
-        "arange",
-        "matmul",
-        "multiply",
-        "sum",
-        "sqrt",
-        "minimum",
-        "sign",
-        "abs",
-    ):
+    names = "RawModule asarray copyto empty get_default_memory_pool matmul multiply zeros"
+    for name in names.split():
         assert callable(getattr(cupy, name)), name
-    assert callable(cupy.cuda.Device)
-    assert callable(cupy.cuda.runtime.getDeviceCount)
-    assert callable(cupy.cuda.runtime.getDeviceProperties)
+    for name in ("Device", "Stream", "Graph", "runtime.getDeviceCount", "runtime.getDeviceProperties"):
+        assert callable(attrgetter(name)(cupy.cuda)), name
+    for name in ("begin_capture", "end_capture"):
+        assert callable(getattr(cupy.cuda.Stream, name))
+    assert callable(cupy.cuda.Graph.launch)
+    assert issubclass(cupy.cuda.memory.OutOfMemoryError, MemoryError)
+    assert hasattr(cupy.RawKernel, "max_dynamic_shared_size_bytes")
+    # Not public; the public way, the environment variable CUPY_TF32, is read once and for the whole process.
+    for name in ("get_compute_type", "set_compute_type"):
+        assert callable(getattr(cupy._core, name)), name
+    assert cupy._core._routines_linalg.COMPUTE_TYPE_TF32 != cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("--std=c++17",))
     assert callable(module.get_function)
 

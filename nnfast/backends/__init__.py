@@ -1,6 +1,6 @@
 """Backends by name: which there are, which can run here and why the others cannot.
 
-To add one, write backends/<name>.py with unavailable_reason() and create(device, threads), and add its name to NAMES.
+To add one, write backends/<name>.py with unavailable_reason() and create(), and add its name to NAMES.
 """
 
 from __future__ import annotations
@@ -29,6 +29,8 @@ def unavailable(name: str) -> str | None:
 def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Backend:
     """The backend called "numpy", "numba", "cuda", "cuda:1" (the second device), or "auto".
 
+    "cuda:narrow", "cuda:wide" and "cuda:tf32" set CudaBackend's options, also after a number: "cuda:1:wide:tf32".
+
     "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
     becomes another. A Backend is returned as it is.
 
@@ -52,14 +54,21 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
         raise TypeError(f"backend must be a name, got {name!r}")
     if name == "auto":
         return _choose(threads)
-    base, colon, number = name.partition(":")
-    if base not in NAMES or (colon and not (base == "cuda" and number.isdecimal())):
-        raise ValueError(f"unknown backend {name!r}; known: auto, {', '.join(NAMES)}, cuda:N")
+    base, *words = name.split(":")
+    options = None
+    if base in NAMES:
+        options = _module(base).parse_options(words) if words and base == "cuda" else None if words else {}
+    if options is None:
+        raise ValueError(
+            f"unknown backend {name!r}; known: auto, {', '.join(NAMES)}, cuda:N, cuda:narrow, cuda:wide, cuda:tf32"
+        )
+    if base == "numba":
+        options["threads"] = threads
     reason = unavailable(base)
     if reason:
         others = ", ".join(other for other in NAMES if other != base and unavailable(other) is None)
         raise BackendUnavailableError(f"backend {name!r} is not available: {reason}. Available: {others}")
-    backend: Backend = _module(base).create(int(number) if colon else None, threads)
+    backend: Backend = _module(base).create(**options)
     return backend
 
 

@@ -178,6 +178,10 @@ class Backend(ABC):
     def description(self) -> str:
         """The processor or device and its libraries, in a few words."""
 
+    def choose(self, plan: Plan, dtype: np.dtype[Any]) -> str | None:
+        """What it would choose for this plan, and why, for people to read; None where there is nothing to choose."""
+        return None
+
     @abstractmethod
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
         """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""
@@ -187,8 +191,8 @@ class BackendUnavailableError(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why and what to install."""
 
 
-def batch_divisor(loss: Loss, total_weight: float) -> float:
-    """What a batch's weighted sum of losses and penalties is divided by."""
+def batch_divisor(loss: Loss, total_weight: Any) -> Any:
+    """What a batch's weighted sum of losses and penalties is divided by; of several totals, of each or of all."""
     return total_weight if loss.reduction == "mean" else 1.0
 
 

@@ -266,5 +266,5 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def create(device: int | None, threads: int | None) -> NumbaBackend:
+def create(threads: int | None) -> NumbaBackend:
     return NumbaBackend(threads)

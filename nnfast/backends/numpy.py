@@ -280,5 +280,5 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def create(device: int | None, threads: int | None) -> NumpyBackend:
+def create() -> NumpyBackend:
     return NumpyBackend()

@@ -7,6 +7,10 @@ import sys
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
+from ..plan import make_plan
+
 if TYPE_CHECKING:
     from ..backends import Backend
     from ..history import EpochRecord
@@ -37,6 +41,9 @@ def print_header(run: Prepared, backend: Backend) -> None:
         "training": f"{how}, batches of {values['batch_size']}",
         "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
     }
+    batch = len(run.training) if values["batch_size"] == "full" else values["batch_size"]
+    if choice := backend.choose(make_plan(run.network, batch), np.dtype(values["dtype"])):
+        lines["backend"] += f"; {choice}"
     width = max(map(len, lines))
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items()), file=sys.stderr)
     print(f"\n{run.network.summary(run.planned_rows, values['dtype'])}\n", file=sys.stderr)

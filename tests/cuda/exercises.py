@@ -48,9 +48,10 @@ def exercise(file: str, text: str, order: str) -> None:
             lambda name, *launch, **options: module.get_function(name)(*launch, **options, order=order)
         )
     else:
+        path = "narrow" if "narrow" in file or "layout" in file else "wide"
         with _replaced(file, text) as make_backend:
             for case in CASES:
-                case.check(make_backend(make_twin(order)))
+                case.check(make_backend(path=path, xp=make_twin(order)))
 
 
 def compiled_text(file: str, text: str) -> str:

@@ -17,25 +17,35 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from nnfast.activations import ACTIVATIONS
+from nnfast.backends import Recipe
+from nnfast.backends.cuda.layout import Limits, lay_out
 from nnfast.backends.cuda.wide import THREADS
 from nnfast.intervals import lies_within
-from nnfast.kernels.cuda import sources
+from nnfast.kernels.cuda import narrow, sources
 from nnfast.losses import LOSSES
-from nnfast.optimizers import OPTIMIZERS, sgd
+from nnfast.network import Dense, Dropout, Network
+from nnfast.optimizers import OPTIMIZERS, adam, sgd
+from nnfast.plan import make_plan
+from nnfast.workloads import WORKLOADS
 from tests.cuda.architectures import ARCHITECTURES
 
 OPTIONS = ("--std=c++17", "-Werror", "all-warnings", "--ptxas-options=-v")
 
 # With 64 registers a multiprocessor holds 1024 threads of a kernel, half of what it can hold at most. A kernel that is
-# better off with more has its own entry: float64 formulas are long.
-REGISTERS = {"": 64, "loss": 104, "update": 80}
+# better off with more has its own entry: those of narrow networks, which have a multiprocessor to themselves, may use
+# what is there for 512 threads; float64 formulas are long.
+REGISTERS = {"": 64, "loss": 104, "update": 80, "rows": 128, "evaluate": 128, "learn": 128, "gradient": 128}
 
 # Threads of a block with which a kernel is launched, where not THREADS.
 LAUNCHES = {"derivative": 512}
+
+# What narrow networks are laid out for here: many multiprocessors, with no more shared memory than all have.
+LIMITS = Limits(132, min(architecture.shared_memory_per_block for architecture in ARCHITECTURES.values()))
 
 DTYPES = [np.dtype("float32"), np.dtype("float64")]
 
@@ -105,6 +115,26 @@ def texts() -> Iterator[Text]:
         for source in sources.C_TYPES:
             yield Text("gather", name, f"of {source}", sources.gather_source(np.dtype(source), dtype))
         yield Text("dropout", name, "", sources.dropout_source(dtype))
+        yield from _narrow_texts(dtype)
+
+
+def _narrow_texts(dtype: np.dtype[Any]) -> Iterator[Text]:
+    """Those of a tiny network, of a usual one, and of one that has a bit of everything."""
+    everything = Network(
+        100, [Dropout(0.2), Dense(256, "gelu"), Dropout(0.5), Dense(250, "mish", bias=False), Dense(37, "softmax")]
+    )
+    recipe = Recipe(LOSSES["huber"], adam(), dtype)
+    networks = {"100-256-250-37": (make_plan(everything, 2000), recipe)}
+    for workload in (WORKLOADS["xor"], WORKLOADS["digits"]):
+        networks[workload.sizes] = workload.plan(), dataclasses.replace(workload.recipe(), dtype=dtype)
+    for sizes, (plan, recipe) in networks.items():
+        layout = lay_out(plan, dtype, plan.rows, LIMITS)
+        assert layout is not None
+        launch = layout.threads, layout.shared_bytes(dtype)
+        sparse = plan.network is everything
+        code = narrow.rows_source(plan, recipe, layout, dtype, sparse)
+        yield Text("rows", dtype.name, sizes, code, launch)
+        yield Text("weights", dtype.name, sizes, narrow.weights_source(plan, recipe))
 
 
 def representatives() -> list[Text]:

@@ -181,6 +181,49 @@ MUTANTS = [
         },
     ),
     *_in_file(
+        KERNELS + "narrow_pieces.cu",
+        {
+            ("if (r < b.count) rows[", "if (r <= b.count) rows["): Level.BOUNDS,
+            ("of[r] = T(values[k]);\n    }\n    __syncthreads();", "of[r] = T(values[k]);\n    }"): Level.RACE,
+            ("slice = threadIdx.x / OUTPUTS;\n    __syncthreads();", "slice = threadIdx.x / OUTPUTS;"): Level.RACE,
+            ("OUTPUTS + j] = sums[r];\n    }\n    __syncthreads();", "OUTPUTS + j] = sums[r];\n    }"): Level.RACE,
+            ("int i = slice; i < INPUTS; i += SLICES", "int i = slice; i < INPUTS - 1; i += SLICES"): Level.NUMBERS,
+            ("slice < SLICES; ++slice) sum", "slice < 1; ++slice) sum"): Level.NUMBERS,
+            ("(bias ? bias[c] : T(0.0));\n        if (z", "T(0.0);\n        if (z"): Level.NUMBERS,
+            ("if (z >= 0) b.memory[z + c].of[r] = x;", ""): Level.NUMBERS,
+            (
+                "(b.first + r) * COLUMNS + c;\n            unsigned",
+                "r * COLUMNS + c;\n            unsigned",
+            ): Level.NUMBERS,
+            ("double sum = 0.0;\n    __syncthreads();", "double sum = 0.0;"): Level.RACE,
+            ("int distance = GROUP / 2;", "int distance = GROUP / 4;"): Level.NUMBERS,
+            ("of[r] *= b.memory[mask + c].of[r];", "of[r] *= T(1.0);"): Level.NUMBERS,
+            ("lane = threadIdx.x % GROUP;\n    __syncthreads();", "lane = threadIdx.x % GROUP;"): Level.RACE,
+        },
+    ),
+    *_in_file(
+        KERNELS + "narrow_rows.cu",
+        {
+            ("penalties(p, alpha, l1) : 0.0", "0.0 : 0.0"): Level.NUMBERS,
+            ("    keep_step(stretch);\n", ""): Level.NUMBERS,
+            ("        backward(b);\n", ""): Level.NUMBERS,
+            ("if (threadIdx.x == 0) losses[blockIdx.x] = sum;\n}\n\n", "losses[blockIdx.x] = sum;\n}\n\n"): Level.RACE,
+        },
+    ),
+    *_in_file(
+        KERNELS + "narrow_weights.cu",
+        {
+            ("blockIdx.x) >= layers[index + 1]", "blockIdx.x) > layers[index + 1]"): Level.NUMBERS,
+            ("i_loaded == layer.inputs ? T(1.0) : T(0.0)", "T(0.0)"): Level.NUMBERS,
+            ("if (row < batch && i_loaded < layer.inputs)", "if (i_loaded < layer.inputs)"): Level.BOUNDS,
+            ("        __syncthreads();\n        if (first + CHUNK", "        if (first + CHUNK"): Level.RACE,
+            ("        }\n        __syncthreads();\n    }", "        }\n    }"): Level.RACE,
+            ("= sum[n / 2][n % 2];\n    __syncthreads();", "= sum[n / 2][n % 2];"): Level.RACE,
+            ("sum[1][0] += x1 * d0;", "sum[1][0] += x0 * d1;"): Level.NUMBERS,
+            ("        next_step(stretch);\n", ""): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
         BACKEND + "wide.py",
         {
             ("np.float64(self.recipe.clip_norm or 0.0)", "self.recipe.clip_norm or 0"): Level.TWIN,
@@ -206,6 +249,21 @@ MUTANTS = [
             ("source.scale if inputs.dtype == np.uint8 else 1.0", "1.0"): Level.NUMBERS,
             ("np.minimum(firsts + size, n_rows)", "firsts + size"): Level.BOUNDS,
             ("self.values[: values.size].set(", "self.values.set("): Level.TWIN,
+        },
+    ),
+    *_in_file(
+        BACKEND + "narrow.py",
+        {
+            ("drops=True", "drops=False"): Level.NUMBERS,
+            ("steps -= size", "steps -= 1"): Level.BOUNDS,
+            ("np.int32(self._tiles), stretch.losses", "self._tiles, stretch.losses"): Level.TWIN,
+            ("steps, self._warm = steps - 1, True", "self._warm = True"): Level.BOUNDS,
+        },
+    ),
+    *_in_file(
+        BACKEND + "layout.py",
+        {
+            ("size += max(2 * width,", "size += max(width,"): Level.BOUNDS,
         },
     ),
     *_in_file(

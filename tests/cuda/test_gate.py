@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnfast.activations import ACTIVATIONS
-from nnfast.kernels.cuda import sources
+from nnfast.kernels.cuda import narrow, sources
 from tests.cuda import gate
 from tests.cuda.architectures import ARCHITECTURES
 from tests.cuda.gate import GateError, Usage, compile_text
@@ -24,7 +24,7 @@ AXPY = 'extern "C" __global__ void axpy(float a, const float* x, float* y) { y[t
 def test_every_text_passes_for_the_oldest_architecture() -> None:
     results = gate.compile_all((text, "sm_75") for text in gate.texts())
     kernels = Counter(usage.kernel for _, usage in results)
-    names = "value derivative loss penalize update gather gather_csr dropout"
+    names = "value derivative loss penalize update gather gather_csr dropout rows evaluate learn gradient"
     assert kernels.keys() == {*names.split()}
     assert kernels["loss"] > 100
 
@@ -51,7 +51,7 @@ def test_no_file_and_no_kind_of_text_is_left_out() -> None:
     for path in Path(sources.__file__).parent.glob("*.cu"):
         assert any(path.read_text() in text.code for text in texts), path.name
     assert {f"{text.kind}_source" for text in texts} == {
-        name for name in vars(sources) if re.match(r"[a-z]\w*_source$", name)
+        name for module in (sources, narrow) for name in vars(module) if re.match(r"[a-z]\w*_source$", name)
     }
     assert len({text.code for text in texts}) == len(texts)
     longest = {(text.kind, text.dtype): len(text.code) for text in gate.representatives()}

@@ -26,7 +26,7 @@ def make_program(**options: float) -> tuple[Twin, CudaProgram]:
     xp = make_twin()
     recipe = Recipe(LOSSES["cross_entropy"], adam(), np.dtype("float32"), **options)  # type: ignore[arg-type]
     plan = make_plan(NETWORK, 8)
-    program = CudaBackend(xp).compile(plan, recipe)
+    program = CudaBackend(path="wide", xp=xp).compile(plan, recipe)
     program.parameters = plan.initial_parameters(0)
     random = np.random.default_rng(0)
     program.bind(Source(random.normal(size=(ROWS, 6)).astype("float32"), random.integers(0, 3, ROWS)))

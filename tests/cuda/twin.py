@@ -217,12 +217,31 @@ class Twin:
             setattr(self, name, partial(self._reduce, getattr(np, name)))
         self.matmul = partial(self._product, np.matmul)
         self.dot = partial(self._product, np.dot)
+        self._core = SimpleNamespace(
+            get_compute_type=self._get_compute_type,
+            set_compute_type=self._set_compute_type,
+            _routines_linalg=SimpleNamespace(COMPUTE_TYPE_DEFAULT=1, COMPUTE_TYPE_TF32=7),
+        )
+        self._compute_type = 1
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"twin: {name!r} is not offered; if CuPy has it and the backend needs it, add it")
 
     def is_available(self) -> bool:
         return self._devices > 0
+
+    def get_default_memory_pool(self) -> SimpleNamespace:
+        return SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: self._pool.used)
+
+    # What products of float32 round their factors to; here nothing is rounded, and whoever looks sees the setting.
+
+    def _get_compute_type(self, dtype: Any) -> int:
+        assert np.dtype(dtype) == np.float32
+        return self._compute_type
+
+    def _set_compute_type(self, dtype: Any, compute_type: int) -> None:
+        assert np.dtype(dtype) == np.float32
+        self._compute_type = compute_type
 
     # Creation
 

@@ -1,41 +1,105 @@
 """The CUDA backend: the arrays of a plan on the device, and CUDA kernels made from its formulas.
 
 Rows, parameters and slots stay on the device. A stretch sends its order and step values over once and reads its
-losses back once; between the two nothing waits for the device.
+losses back once; between the two nothing waits for the device. Narrow networks take a path of their own (narrow.py),
+all others the wide one (wide.py); layout.py has the rule.
 """
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import functools
 import importlib
 import importlib.util
+import logging
 import sys
+from collections.abc import Iterator, Sequence
 from typing import Any
+
+import numpy as np
 
 from ...plan import Plan
 from ..base import Backend, BackendUnavailableError, Recipe
+from .layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
+from .memory import reporting_memory
+from .narrow import NarrowProgram
 from .program import CudaProgram
 from .wide import WideProgram
 
+logger = logging.getLogger("nnfast")
+
+TF32_CAPABILITY = 80  # 8.0, Ampere
+
 
 class CudaBackend(Backend):
-    """One CUDA device. xp: CuPy, or, in tests, a module that stands in for it."""
+    """One CUDA device.
+
+    path: "narrow", "wide", or "auto" for the rule of layout.choose_path. tf32: let matrix products round the factors
+    to 10 bits of mantissa, for speed; only the wide path has such products. xp: a stand-in for CuPy, in tests.
+
+    Raises ValueError for an unknown path, BackendUnavailableError where the device is missing or too old for tf32.
+    """
 
     name = "cuda"
 
-    def __init__(self, xp: Any, device: int = 0) -> None:
-        self.xp = xp
-        self.device = device
+    def __init__(self, device: int = 0, *, path: str = "auto", tf32: bool = False, xp: Any = None) -> None:
+        if path not in PATHS:
+            raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
+        if xp is None and (reason := unavailable_reason()):
+            raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
+        self.xp = importlib.import_module("cupy") if xp is None else xp
+        self.device, self.path, self.tf32 = device, path, tf32
         self._kernels: dict[tuple[str, str], Any] = {}
+        count = self.xp.cuda.runtime.getDeviceCount()
+        if device >= count:
+            raise BackendUnavailableError(
+                f"backend 'cuda:{device}' is not available: there are {count} devices, from 0"
+            )
+        if tf32 and (found := int(self.xp.cuda.Device(device).compute_capability)) < TF32_CAPABILITY:
+            raise BackendUnavailableError(
+                f"backend 'cuda:tf32' is not available: tf32 needs compute capability 8.0, but device {device} has "
+                f"{found / 10}; leave tf32 out"
+            )
+
+    @functools.cached_property
+    def _properties(self) -> dict[str, Any]:
+        properties: dict[str, Any] = self.xp.cuda.runtime.getDeviceProperties(self.device)
+        return properties
+
+    @functools.cached_property
+    def limits(self) -> Limits:
+        """What programs are laid out for."""
+        return Limits(self._properties["multiProcessorCount"], self._properties["sharedMemPerBlockOptin"])
 
     @property
     def description(self) -> str:
-        properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
-        return f"{properties['name'].decode()} (device {self.device}), CuPy {self.xp.__version__}"
+        rule = {"auto": f"narrow path to {NARROW_UNITS} units and batches of {NARROW_ROWS}, else wide"}
+        parts = [
+            f"{self._properties['name'].decode()} (device {self.device})",
+            f"CuPy {self.xp.__version__}",
+            rule.get(self.path, f"{self.path} path"),
+            *(["tf32"] if self.tf32 else []),
+        ]
+        return ", ".join(parts)
+
+    def choose(self, plan: Plan, dtype: np.dtype[Any]) -> str:
+        path, reason = self._choose(plan, dtype)
+        return f"{path} path: {reason}"
+
+    def _choose(self, plan: Plan, dtype: np.dtype[Any]) -> tuple[str, str]:
+        if self.path == "auto":
+            return choose_path(plan, dtype, self.limits)
+        if self.path == "narrow" and (reason := why_not_narrow(plan, dtype, self.limits)):
+            raise ValueError(f"this network cannot take the narrow path: {reason}; use path 'auto' or 'wide'")
+        return self.path, "asked for"
 
     def compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
-        with self.xp.cuda.Device(self.device):
-            return WideProgram(plan, recipe, self)
+        path, reason = self._choose(plan, recipe.dtype)
+        logger.info("cuda:%d: %s path: %s", self.device, path, reason)
+        program = NarrowProgram if path == "narrow" else WideProgram
+        with self.xp.cuda.Device(self.device), reporting_memory(self.xp, plan, recipe, self.device):
+            return program(plan, recipe, self)
 
     def kernel(self, source: str, name: str) -> Any:
         """A kernel compiled from `source` for this device; CuPy keeps the compiled code on disk."""
@@ -43,6 +107,36 @@ class CudaBackend(Backend):
             module = self.xp.RawModule(code=source, options=("--std=c++17",))
             self._kernels[source, name] = module.get_function(name)
         return self._kernels[source, name]
+
+    @contextlib.contextmanager
+    def products(self) -> Iterator[None]:
+        """Within it, float32 products are what tf32 says; CuPy's setting is the whole process's."""
+        core = self.xp._core
+        kinds = core._routines_linalg
+        before = core.get_compute_type(np.float32)
+        core.set_compute_type(np.float32, kinds.COMPUTE_TYPE_TF32 if self.tf32 else kinds.COMPUTE_TYPE_DEFAULT)
+        try:
+            yield
+        finally:
+            core.set_compute_type(np.float32, before)
+
+
+def parse_options(words: Sequence[str]) -> dict[str, Any] | None:
+    """What follows "cuda" in a backend's name as options of CudaBackend; None for words that mean nothing.
+
+    A device's number comes first, then, in any order, a path and "tf32".
+    """
+    options: dict[str, Any] = {}
+    for index, word in enumerate(words):
+        if word.isdecimal() and word.isascii() and index == 0:
+            options["device"] = int(word)
+        elif word in PATHS and "path" not in options:
+            options["path"] = word
+        elif word == "tf32" and "tf32" not in options:
+            options["tf32"] = True
+        else:
+            return None
+    return options
 
 
 def unavailable_reason() -> str | None:
@@ -61,11 +155,6 @@ def unavailable_reason() -> str | None:
     return None if count else "there is no CUDA device"
 
 
-def create(device: int | None) -> CudaBackend:
-    """The backend for one device. Raises BackendUnavailableError for a number that no device has."""
-    xp = importlib.import_module("cupy")
-    count = xp.cuda.runtime.getDeviceCount()
-    number = device or 0
-    if number >= count:
-        raise BackendUnavailableError(f"backend 'cuda:{number}' is not available: there are {count} devices, from 0")
-    return CudaBackend(xp, number)
+def create(**options: Any) -> CudaBackend:
+    """The backend for one device; see CudaBackend."""
+    return CudaBackend(**options)

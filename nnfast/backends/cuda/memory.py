@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..base import Source
+from ...plan import Plan, make_plan
+from ..base import Recipe, Source
 
 HEADER = 3  # words before the records of a stretch's steps; see kernels/cuda/common.cu
 RECORD = 3  # words of a step's record
@@ -37,8 +40,8 @@ class DeviceRows:
         return len(self.inputs) > 1
 
 
-def upload(xp: Any, source: Source, dtype: np.dtype[Any]) -> DeviceRows:
-    """The source's rows on the current device."""
+def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> DeviceRows:
+    """The source's rows on the device, which is the current one. Raises OutOfDeviceMemoryError."""
     inputs = source.inputs
     parts: tuple[Any, ...] = (inputs,)
     if source.is_sparse:
@@ -53,13 +56,23 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any]) -> DeviceRows:
         else:
             numbers, kind = source.targets, NUMBERS
     weights = np.zeros(1, dtype) if source.sample_weight is None else source.sample_weight
+    arrays = (*parts, labels, numbers, weights)
+    free = free_bytes(xp)
+    try:
+        *parts_there, labels, numbers, weights = (xp.asarray(array) for array in arrays)
+    except MemoryError:
+        needed = sum(array.nbytes for array in arrays)
+        raise OutOfDeviceMemoryError(
+            f"{source.n_rows:,} rows of data need {needed:,} bytes, but cuda:{device} has {free:,} bytes free; use "
+            "fewer rows, float32, or bytes (uint8) with an input scale"
+        ) from None
     return DeviceRows(
-        inputs=tuple(xp.asarray(part) for part in parts),
+        inputs=tuple(parts_there),
         scale=source.scale if inputs.dtype == np.uint8 else 1.0,
-        labels=xp.asarray(labels),
-        numbers=xp.asarray(numbers),
+        labels=labels,
+        numbers=numbers,
         target_kind=kind,
-        sample_weight=xp.asarray(weights),
+        sample_weight=weights,
         is_weighted=source.sample_weight is not None,
     )
 
@@ -114,3 +127,47 @@ def single_steps(n_rows: int, size: int) -> NDArray[np.int64]:
     words = np.zeros((len(firsts), HEADER + RECORD), np.int64)
     words[:, HEADER], words[:, HEADER + 1] = firsts, np.minimum(firsts + size, n_rows)
     return words
+
+
+class OutOfDeviceMemoryError(MemoryError):
+    """What a program needs does not fit into the device's memory; the message says how much that is, and what fits."""
+
+
+def bytes_needed(plan: Plan, recipe: Recipe) -> int:
+    """The device memory of a program: parameters, gradient and slots, and what a batch needs on its way."""
+    vectors = (2 + len(recipe.optimizer.slots)) * plan.parameter_count
+    return (vectors + plan.workspace_size) * recipe.dtype.itemsize
+
+
+def largest_batch(plan: Plan, recipe: Recipe, free: int) -> int:
+    """The most rows, below the plan's, for which a program takes at most `free` bytes; 0 if none."""
+    low, high = 0, plan.rows  # low fits, high does not
+    while high - low > 1:
+        middle = (low + high) // 2
+        if bytes_needed(make_plan(plan.network, middle), recipe) <= free:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
+def free_bytes(xp: Any) -> int:
+    """What can still be allocated on the current device: what the driver has, and what CuPy keeps for reuse."""
+    return int(xp.cuda.Device().mem_info[0] + xp.get_default_memory_pool().free_bytes())
+
+
+@contextlib.contextmanager
+def reporting_memory(xp: Any, plan: Plan, recipe: Recipe, device: int) -> Iterator[None]:
+    """Around the making of a program: says in numbers what does not fit."""
+    free = free_bytes(xp)
+    try:
+        yield
+    except MemoryError:
+        fits = largest_batch(plan, recipe, free)
+        advice = (
+            f"batches of at most {fits:,} rows fit" if fits else "not even a batch of one row fits: use fewer units"
+        )
+        raise OutOfDeviceMemoryError(
+            f"batches of {plan.rows:,} rows need {bytes_needed(plan, recipe):,} bytes for the network and its "
+            f"activations, but cuda:{device} has {free:,} bytes free; {advice}"
+        ) from None

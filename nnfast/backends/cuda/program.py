@@ -43,7 +43,7 @@ class CudaProgram(Program):
 
     @contextlib.contextmanager
     def _device(self) -> Iterator[None]:
-        with self._xp.cuda.Device(self._backend.device):
+        with self._xp.cuda.Device(self._backend.device), self._backend.products():
             yield
 
     def bind(self, source: Source) -> None:
@@ -66,7 +66,8 @@ class CudaProgram(Program):
         if id(source) not in self._uploaded:
             for key in [key for key, (kept, _) in self._uploaded.items() if kept is not self._source]:
                 del self._uploaded[key]
-            self._uploaded[id(source)] = (source, upload(self._xp, source, self.recipe.dtype))
+            rows = upload(self._xp, source, self.recipe.dtype, self._backend.device)
+            self._uploaded[id(source)] = (source, rows)
         return self._uploaded[id(source)][1]
 
     def run(
@@ -82,7 +83,7 @@ class CudaProgram(Program):
         active = np.flatnonzero(totals)  # a batch without weight changes nothing: the device does not hear of it
         if not len(active):
             return losses
-        divisors = [batch_divisor(self.recipe.loss, total) for total in totals]
+        divisors = np.broadcast_to(batch_divisor(self.recipe.loss, totals), totals.shape)
         values = np.column_stack([divisors, self.recipe.optimizer.step_values(rates, first_step)])
         places = np.column_stack([bounds[:-1], bounds[1:]])[active]
         with self._device():
