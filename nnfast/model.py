@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .backends import Backend, Program, Recipe, Source, get_backend
+from .arrays import array_module
+from .backends import Backend, Program, Recipe, Source, check_place, get_backend
 from .data.encoding import InputEncoding
 from .data.table import Table
 from .data.targets import ClassTargets, TargetEncoding, targets_from_state
@@ -65,15 +66,17 @@ class Model:
         return f"Model({', '.join(parts)})\n{self.network.summary()}"
 
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
-        """The network's outputs, (n_rows, n_outputs), as its last layer gives them."""
+        """The network's outputs, (n_rows, n_outputs), as its last layer gives them; of a CuPy array, a CuPy array."""
         source = self._source(X, None, None)
         with self._program() as program:
+            check_place(program, source)
             return program.predict(source)
 
     def predict(self, X: ArrayLike | Table) -> NDArray[Any]:
         """Labels, (n_rows,), of a classifier; else numbers in the targets' units and of their shape.
 
-        Raises TypeError or ValueError for X that does not fit the network.
+        Predictions for a CuPy array are one as well, except labels that are text. Raises TypeError or ValueError for X
+        that does not fit the network.
         """
         outputs = self.outputs(X)
         if isinstance(self.targets, ClassTargets):
@@ -91,12 +94,16 @@ class Model:
         if not lies_within(activation.range, "[0, 1]" if self.network.output_size == 1 else SIMPLEX):
             raise TypeError(f"outputs of activation {activation.name!r} are no probabilities; use outputs or predict")
         outputs = self.outputs(X)
-        return np.hstack([1 - outputs, outputs]) if outputs.shape[1] == 1 else outputs
+        if outputs.shape[1] > 1:
+            return outputs
+        both: NDArray[Any] = array_module(outputs).concatenate([1 - outputs, outputs], axis=1)
+        return both
 
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
         source = self._source(X, y, sample_weight)
         with self._program() as program:
+            check_place(program, source)
             loss, outputs = program.evaluate(source)
         assert source.targets is not None
         return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}

@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .backends import Backend, Program, Recipe, Source, get_backend
+from .arrays import take_rows
+from .backends import Backend, Program, Recipe, Source, check_place, get_backend
 from .data.encoding import InputEncoding
 from .data.splits import split_rows
 from .data.table import Table
@@ -198,6 +199,9 @@ def train(
     # From here on, so that Ctrl-C cannot be lost inside the compiler
     with interruptible() as interruption:
         program = chosen_backend.compile(plan, recipe)
+        for rows in (training, held_out):
+            if rows is not None:
+                check_place(program, rows)
         program.parameters, program.state = parameters.astype(dtype), state.astype(dtype)
         program.bind(training)
         model = Model(
@@ -413,4 +417,4 @@ def _take(source: Source, rows: NDArray[np.int64]) -> Source:
     """Some rows of a source, copied."""
     assert source.targets is not None
     weights = None if source.sample_weight is None else source.sample_weight[rows]
-    return Source(source.inputs[rows], source.targets[rows], weights, source.scale)
+    return Source(take_rows(source.inputs, rows), source.targets[rows], weights, source.scale)

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .activations import ACTIVATIONS
+from .arrays import array_module, is_on_device, to_host
 from .backends.base import Source
 from .data.encoding import InputEncoding
 from .data.table import Table
@@ -55,20 +56,23 @@ def check_inputs(
     """The rows of X as a C-order matrix (n_rows, input_size), in `dtype` or, for bytes, uint8.
 
     X: (n_rows, *input_shape) or (n_rows, input_size); grey images may come with or without an axis of one channel. An
-    array that is so already is not copied. Raises TypeError or ValueError for a wrong shape or kind, and for NaN and
-    infinity with row and column.
+    array that is so already is not copied; one on a CUDA device stays there. Raises TypeError or ValueError for a wrong
+    shape or kind, and for NaN and infinity with row and column.
     """
     if encoding is not None:
+        if is_on_device(X):
+            raise TypeError("columns are encoded on the host: pass X.get(), or leave inputs= out")
         X = encoding.transform(X)
     elif isinstance(X, Table):
         raise TypeError("a Table needs an InputEncoding that turns its columns into numbers: pass inputs=")
-    inputs = np.asarray(X)
+    xp = array_module(X)
+    inputs = xp.asarray(X)
     if inputs.dtype.kind not in "buif":
         raise TypeError(f"X must hold numbers, got dtype {inputs.dtype}")
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
     check_row_shape(inputs.shape, network)
-    inputs = np.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
+    inputs = xp.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
     check_all_finite(inputs, "X")
     return inputs
 
@@ -108,8 +112,10 @@ def check_state(plan: Plan, state: NDArray[Any]) -> None:
 
 def check_all_finite(values: NDArray[Any], name: str) -> None:
     """Raise ValueError, with row and column, for a NaN or an infinity."""
-    if values.dtype.kind != "f" or np.isfinite(values.sum(dtype=np.float64)):  # a sum that overflows is looked into
+    # A sum that overflows is looked into
+    if values.dtype.kind != "f" or np.isfinite(float(values.sum(dtype=np.float64))):
         return
+    values = to_host(values)
     wrong = np.argwhere(~np.isfinite(values))
     if len(wrong):
         row, *column = wrong[0]
@@ -123,6 +129,7 @@ def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding
     One label a row is taken for classes where the network has several outputs, or one output under
     binary_cross_entropy. Integers in [0, n_outputs) are the outputs' numbers, also where some are missing.
     """
+    y = to_host(y)
     values = np.asarray(y)
     size = network.output_size
     flat = values.ndim == 1 or (values.ndim == 2 and values.shape[1] == 1)
@@ -153,7 +160,7 @@ def encode_targets(
 
     Raises TypeError or ValueError for shapes that do not fit and for targets that the loss does not accept.
     """
-    encoded = np.asarray(encoding.encode(y))
+    encoded = np.asarray(encoding.encode(to_host(y)))
     if len(encoded) != n_rows:
         raise ValueError(f"X has {n_rows} rows, but y has {len(encoded)}")
     size = network.output_size
@@ -179,7 +186,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_rows: int, dtype: np.
     """Weights of shape (n_rows,), finite, not negative and not all zero, in `dtype`."""
     if sample_weight is None:
         return None
-    weights = np.asarray(sample_weight)
+    weights = np.asarray(to_host(sample_weight))
     if weights.dtype.kind not in "buif":
         raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}")
     if weights.shape != (n_rows,):

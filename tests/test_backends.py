@@ -72,7 +72,7 @@ def test_a_device_that_is_not_there_is_refused_by_number() -> None:
 def test_the_names_the_cuda_backend_uses_exist_in_cupy() -> None:
     """Level 5: real CuPy, imported without a device."""
     cupy = pytest.importorskip("cupy", exc_type=ImportError)
-    names = "RawModule asarray copyto empty get_default_memory_pool matmul multiply zeros"
+    names = "RawModule asarray ascontiguousarray concatenate copyto empty get_default_memory_pool matmul multiply zeros"
     for name in names.split():
         assert callable(getattr(cupy, name)), name
     for name in ("Device", "Stream", "Graph", "runtime.getDeviceCount", "runtime.getDeviceProperties"):

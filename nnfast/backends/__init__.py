@@ -9,9 +9,12 @@ import importlib
 from typing import Any
 
 from ..threads import check_threads
-from .base import Backend, BackendUnavailableError, Program, Recipe, Source
+from .base import Backend, BackendUnavailableError, Program, Recipe, Source, check_place
 
-__all__ = ["NAMES", "Backend", "BackendUnavailableError", "Program", "Recipe", "Source", "get_backend", "unavailable"]
+__all__ = [
+    "NAMES", "Backend", "BackendUnavailableError", "Program", "Recipe", "Source", "check_place", "get_backend",
+    "unavailable",
+]  # fmt: skip
 
 NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..arrays import is_on_device
 from ..losses import Loss
 from ..optimizers import Optimizer
 from ..plan import BatchNormOperation, ConvolutionOperation, Plan, PoolingOperation
@@ -24,7 +25,7 @@ _WITHOUT_IMAGES = {"CudaProgram": "cuda"}
 
 @dataclass(frozen=True)
 class Source:
-    """The rows that a program reads, as host arrays in C order.
+    """The rows that a program reads, as host arrays in C order; inputs may be a CuPy array where a program reads it.
 
     inputs: (n_rows, input_size) in the program's dtype, or uint8, multiplied by `scale` as they are gathered; or in
     the other float dtype, converted as they are gathered (scale 1); or a scipy.sparse CSR matrix of either float
@@ -44,7 +45,7 @@ class Source:
 
     @property
     def is_sparse(self) -> bool:
-        return not isinstance(self.inputs, np.ndarray)
+        return not isinstance(self.inputs, np.ndarray) and not is_on_device(self.inputs)
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class Recipe:
 
 class Program(ABC):
     """A network laid out and ready to train: parameters, optimizer slots, state, and the steps that change them."""
+
+    reads_device_arrays = False  # whether a source's inputs may be a CuPy array
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         for op in plan.operations:
@@ -111,7 +114,10 @@ class Program(ABC):
 
     @abstractmethod
     def predict(self, source: Source) -> Vector:
-        """The outputs of all rows of `source`, (n_rows, output_size). Its targets are not looked at."""
+        """The outputs of all rows of `source`, (n_rows, output_size), on the device where its inputs are there.
+
+        Its targets are not looked at.
+        """
 
     @property
     @abstractmethod
@@ -189,6 +195,12 @@ class Backend(ABC):
 
 class BackendUnavailableError(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why and what to install."""
+
+
+def check_place(program: Program, source: Source) -> None:
+    """Raise TypeError for inputs on a CUDA device that the program cannot reach."""
+    if is_on_device(source.inputs) and not program.reads_device_arrays:
+        raise TypeError("X is a CuPy array, which the cuda backend alone reads: use backend='cuda', or pass X.get()")
 
 
 def batch_divisor(loss: Loss, total_weight: Any) -> Any:

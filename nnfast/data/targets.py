@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from nnfast.arrays import array_module, to_host
 from nnfast.data.fitted import (
     Arrays,
     Description,
@@ -85,15 +86,22 @@ class ClassTargets:
         return index.astype(np.int64)
 
     def decode(self, indices: NDArray[np.integer[Any]]) -> NDArray[Any]:
-        """The labels of class indices of any shape. Raises ValueError for an index that is no class."""
-        indices = np.asarray(indices)
+        """The labels of class indices of any shape, where the indices are, unless they are text.
+
+        Raises ValueError for an index that is no class.
+        """
+        if self.classes.dtype.kind == "U":
+            indices = to_host(indices)
+        xp = array_module(indices)
+        indices = xp.asarray(indices)
         if indices.dtype.kind not in "iu":
             raise TypeError(f"class indices must be integers, got {indices.dtype}")
         if indices.size and not (indices.min() >= 0 and indices.max() < len(self.classes)):
             raise ValueError(
                 f"class indices must lie in [0, {len(self.classes)}), got {indices.min()} to {indices.max()}"
             )
-        return self.classes[indices]
+        labels: NDArray[Any] = xp.asarray(self.classes)[indices]
+        return labels
 
     def to_state(self) -> tuple[Arrays, Description]:
         """Its arrays and what JSON holds of it; text goes to JSON, other classes to an array."""
@@ -160,14 +168,15 @@ class NumberTargets:
     def decode(self, outputs: ArrayLike) -> NDArray[np.float64]:
         """The numbers in the user's units, float64: (n_samples,) for flat targets, else (n_samples, k).
 
-        outputs: the network's, (n_samples, k), or what `encode` gave.
+        outputs: the network's, (n_samples, k), or what `encode` gave; the numbers are where these are.
         """
-        values = np.asarray(outputs, dtype=np.float64)
+        xp = array_module(outputs)
+        values = xp.asarray(outputs, dtype=np.float64)
         if self.is_flat and values.ndim == 1:
             values = values[:, np.newaxis]
         if values.ndim != 2 or values.shape[1] != len(self.mean):
             raise ValueError(f"the outputs have shape {np.shape(outputs)}; expected (n_samples, {len(self.mean)})")
-        decoded = values * self.scale + self.mean
+        decoded: NDArray[np.float64] = values * xp.asarray(self.scale) + xp.asarray(self.mean)
         return decoded[:, 0] if self.is_flat else decoded
 
     def to_state(self) -> tuple[Arrays, Description]:

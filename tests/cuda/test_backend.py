@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
+import sys
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -18,9 +19,11 @@ from nnfast.backends.cuda.memory import OutOfDeviceMemoryError, bytes_needed
 from nnfast.backends.cuda.narrow import GRAPH_STEPS, NarrowProgram
 from nnfast.backends.cuda.program import CudaProgram
 from nnfast.losses import LOSSES
+from nnfast.model import Model
 from nnfast.network import Dense, Dropout, Network
 from nnfast.optimizers import adam, sgd
 from nnfast.plan import make_plan
+from nnfast.training import train
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 from tests.programs import make_program, make_source, recipe
@@ -35,8 +38,8 @@ every_path = pytest.mark.parametrize("path", ["narrow", "wide"])
 
 
 @pytest.fixture(params=["twin", pytest.param("gpu", marks=pytest.mark.cuda)])
-def make(request: pytest.FixtureRequest) -> Make:
-    """Makes backends on CuPy, or on what stands in for it."""
+def make(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Make:
+    """Makes backends whose xp stands in for the module cupy where it is not CuPy itself."""
     if request.param == "gpu":
         if reason := unavailable("cuda"):
             pytest.skip(f"backend cuda: {reason}")
@@ -44,6 +47,7 @@ def make(request: pytest.FixtureRequest) -> Make:
     if reason := gxx.available():
         pytest.skip(reason)
     xp = make_twin(memory=16 << 20)
+    monkeypatch.setitem(sys.modules, "cupy", xp)
     return functools.partial(CudaBackend, xp=xp)
 
 
@@ -321,6 +325,79 @@ def test_a_network_may_need_more_shared_memory_than_is_given_unasked(make: Make)
         results.append((*program.loss_and_gradient(source), program.predict(source)))
     for ours, reference in zip(*results, strict=True):
         assert difference(ours, reference) < ONE_STEP["float32"]
+
+
+# Arrays that are on the device already
+
+
+@every_path
+def test_a_cupy_array_is_read_where_it_is(make: Make, path: str) -> None:
+    backend = make(path=path)
+    X = backend.xp.asarray(np.random.default_rng(0).random((40, 6)).astype(np.float32))
+    program = make_program(backend, NETWORK, recipe("cross_entropy", adam(), "float32"), rows=8)
+    program.bind(Source(X, np.arange(40) % 3))
+    assert program._upload(program._source).inputs[0].data.ptr == X.data.ptr  # type: ignore[attr-defined]
+
+
+@every_path
+def test_training_and_prediction_on_the_device_equal_those_from_the_host(make: Make, path: str) -> None:
+    backend = make(path=path)
+    xp, random = backend.xp, np.random.default_rng(0)
+    X, y = random.random((60, 6)).astype(np.float32), random.integers(0, 3, 60)
+    settings: dict[str, Any] = {"epochs": 3, "backend": backend, "validation": 0.2}
+    there = train(NETWORK, xp.asarray(X), xp.asarray(y), **settings)
+    here = train(NETWORK, X, y, **settings)
+    np.testing.assert_array_equal(there.parameters, here.parameters)
+    for name in ("outputs", "predict", "predict_proba"):
+        predictions = getattr(there, name)(xp.asarray(X))
+        assert isinstance(predictions, xp.ndarray), name
+        np.testing.assert_array_equal(predictions.get(), getattr(here, name)(X))
+    assert there.evaluate(xp.asarray(X), xp.asarray(y)) == here.evaluate(X, y)
+
+
+def test_predictions_on_the_device_are_in_the_targets_units(make: Make) -> None:
+    backend = make()
+    xp, random = backend.xp, np.random.default_rng(0)
+    X = random.random((20, 4)).astype(np.float32)
+    for network, y in (
+        (Network(4, [Dense(3, "tanh"), Dense(1)]), 1000 + random.random(20)),
+        (Network(4, [Dense(3, "tanh"), Dense(1, "sigmoid")]), np.where(X[:, 0] > 0.5, 7, -7)),
+        (Network(4, [Dense(3, "tanh"), Dense(2, "softmax")]), np.where(X[:, 0] > 0.5, "yes", "no")),
+    ):
+        model = train(network, X, y, epochs=2, backend=backend)
+        predictions = model.predict(xp.asarray(X))
+        assert isinstance(predictions, np.ndarray if y.dtype.kind == "U" else xp.ndarray)
+        host = predictions if y.dtype.kind == "U" else predictions.get()
+        np.testing.assert_array_equal(host, model.predict(X))
+    probabilities = Model.predict_proba(train(network, X, y, epochs=1, backend=backend), xp.asarray(X))
+    assert probabilities.shape == (20, 2)
+
+
+def test_nothing_of_a_cupy_array_is_copied_to_predict_from_it() -> None:
+    xp = make_twin()
+    program = bound(CudaBackend(xp=xp))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(sys.modules, "cupy", xp)
+        X = xp.asarray(np.zeros((500, 6), np.float32))
+        program.predict(Source(X))
+        xp.counters.reset()
+        program.predict(Source(X))
+    assert xp.counters.bytes_to_host == 0
+    assert xp.counters.bytes_to_device < 100  # where the rows begin and end
+    assert xp.counters.synchronizations == 0
+
+
+def test_a_cupy_array_is_refused_by_name_where_it_cannot_be_read(make: Make) -> None:
+    X = make().xp.asarray(np.zeros((4, 6), np.float32))
+    with pytest.raises(TypeError, match=r"X is a CuPy array, .* use backend='cuda', or pass X\.get\(\)"):
+        train(NETWORK, X, np.arange(4) % 3, epochs=1, backend="numpy")
+    model = train(NETWORK, X.get(), np.arange(4) % 3, epochs=1, backend="numpy")
+    with pytest.raises(TypeError, match="X is a CuPy array"):
+        model.predict(X)
+    bad = X.copy()
+    bad[2, 3] = np.nan
+    with pytest.raises(ValueError, match="X holds nan in row 2, column 3"):
+        train(NETWORK, bad, np.arange(4) % 3, epochs=1, backend=make())
 
 
 def test_a_recipe_of_another_dtype_is_laid_out_for_it(make: Make) -> None:

@@ -60,6 +60,7 @@ def offered(thing):
         lambda m, a: m.clip(a, -1, 2) + a.clip(None, 0),
         lambda m, a: m.sum(a, axis=1, keepdims=True) + a.max(axis=0) - m.mean(a) + m.min(a, axis=0),
         lambda m, a: m.argmax(a, axis=1),
+        lambda m, a: m.concatenate([a, 1 - a], axis=1),
         lambda m, a: m.take(a, m.asarray(np.array([2, 0])), axis=0),
         lambda m, a: a[m.asarray(np.array([True, False, True]))],
         lambda m, a: a[1:, ::2].ravel().astype(m.float64).reshape(2, 2).copy(),

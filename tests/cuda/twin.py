@@ -94,6 +94,7 @@ class ndarray:  # noqa: N801 - CuPy's own name
     flags = property(lambda self: Flags(*(getattr(self._host.flags, name) for name in Flags._fields)))
     data = property(lambda self: SimpleNamespace(ptr=self._host.ctypes.data))
     T = property(lambda self: self._view(self._host.T))
+    device = property(lambda self: self._twin.cuda.Device(0))
 
     # To and from the host
 
@@ -282,6 +283,9 @@ class Twin:
 
     def ascontiguousarray(self, a: ndarray, dtype: Any = None) -> ndarray:
         return self._view_or_copy(a, np.ascontiguousarray(self._unwrap_array(a), dtype))
+
+    def concatenate(self, tup: Any, axis: int = 0) -> ndarray:
+        return self._apply(lambda *hosts: np.concatenate(hosts, axis), *tup)
 
     def asnumpy(self, a: Any, stream: Any = None, order: str = "C", out: Any = None) -> np.ndarray:
         return a.get(stream, order, out) if isinstance(a, ndarray) else np.asarray(a)

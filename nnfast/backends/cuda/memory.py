@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import is_on_device
 from ...plan import Plan, make_plan
 from ..base import Recipe, Source
 
@@ -41,7 +42,10 @@ class DeviceRows:
 
 
 def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> DeviceRows:
-    """The source's rows on the device, which is the current one. Raises OutOfDeviceMemoryError."""
+    """The source's rows on the device, which is the current one; what is there already is not copied.
+
+    Raises OutOfDeviceMemoryError, and ValueError for a CuPy array on another device.
+    """
     inputs = source.inputs
     parts: tuple[Any, ...] = (inputs,)
     if source.is_sparse:
@@ -49,6 +53,9 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> Device
             inputs = inputs.copy()
             inputs.sum_duplicates()
         parts = (inputs.data, inputs.indices.astype(np.int64), inputs.indptr.astype(np.int64))
+    elif is_on_device(inputs) and inputs.device.id != device:
+        other = inputs.device.id
+        raise ValueError(f"X is on device {other}, but the backend is on device {device}; use backend 'cuda:{other}'")
     labels, numbers, kind = np.zeros(1, np.int64), np.zeros(1, dtype), NO_TARGETS
     if source.targets is not None:
         if source.targets.ndim == 1:
@@ -61,7 +68,7 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> Device
     try:
         *parts_there, labels, numbers, weights = (xp.asarray(array) for array in arrays)
     except MemoryError:
-        needed = sum(array.nbytes for array in arrays)
+        needed = sum(array.nbytes for array in arrays if not is_on_device(array))
         raise OutOfDeviceMemoryError(
             f"{source.n_rows:,} rows of data need {needed:,} bytes, but cuda:{device} has {free:,} bytes free; use "
             "fewer rows, float32, or bytes (uint8) with an input scale"

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ...arrays import is_on_device
 from ...plan import Plan
 from ..base import Program, Recipe, Source, Vector, batch_divisor
 from .memory import DeviceRows, Stretch, upload
@@ -22,8 +23,10 @@ class CudaProgram(Program):
     """A plan on the device. Every method selects the device, so that several can be in use in one process.
 
     Work is queued on the stream that is current when a method is called. run() sends the stretch over, queues all its
-    steps, and waits once, for their losses.
+    steps, and waits once, for their losses. Inputs that are a CuPy array are read where they are.
     """
+
+    reads_device_arrays = True
 
     def __init__(self, plan: Plan, recipe: Recipe, backend: CudaBackend) -> None:
         super().__init__(plan, recipe)
@@ -123,8 +126,9 @@ class CudaProgram(Program):
 
     def predict(self, source: Source) -> Vector:
         with self._device():
-            outputs: Vector = self._evaluate(Source(source.inputs, scale=source.scale))[0].get()
-        return outputs
+            outputs = self._evaluate(Source(source.inputs, scale=source.scale))[0]
+            predictions: Vector = outputs if is_on_device(source.inputs) else outputs.get()
+        return predictions
 
     @abstractmethod
     def _evaluate(self, source: Source) -> tuple[Any, Any]:
