@@ -1,0 +1,153 @@
+"""What an epoch of the benchmarks asks of a GPU: counted on the array twin, and, by formula, the time that this takes.
+
+The backend's own code runs a whole epoch; its kernels are asked for and launched but do nothing here. Run as a module,
+it prints the table of docs/cuda.md:
+
+    python -m tests.cuda.counts
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+
+from nnfast.backends import Recipe
+from nnfast.backends.cuda import CudaBackend
+from nnfast.backends.cuda.layout import Limits, lay_out, tiles
+from nnfast.backends.cuda.narrow import NarrowProgram
+from nnfast.plan import Plan
+from nnfast.workloads import Workload, get_workload
+from tests.cuda.raw import RawModule
+from tests.cuda.streams import Counters
+from tests.cuda.twin import Twin, make_twin
+
+WORKLOADS = ("xor", "digits", "tab64", "mnist128", "mnist512")
+
+# An H100 (SXM): bytes a second from its memory, float32 operations a second without tensor cores, and what is reckoned
+# for each node of a graph or launch that is queued behind another.
+BANDWIDTH = 3.35e12
+FLOPS = 67e12
+NODE_SECONDS = 2e-6
+H100 = Limits(multiprocessors=132, shared_bytes=227 << 10)
+
+
+@dataclass(frozen=True)
+class Epoch:
+    """Counts of one epoch, in one stretch, after another one."""
+
+    path: str
+    steps: int
+    counters: Counters
+
+    @property
+    def launches_per_step(self) -> float:
+        """Kernels and CuPy's operations, cuBLAS products among them, whether launched singly or by a graph."""
+        counters = self.counters
+        return (counters.kernel_launches + counters.array_operations + counters.graph_nodes) / self.steps
+
+
+def count_epoch(workload: Workload, path: str = "auto") -> Epoch:
+    """Run an epoch on the twin, with kernels that do nothing."""
+    xp = make_twin()
+    recipe = workload.recipe()
+    with _idle_kernels(xp):
+        program = CudaBackend(path=path, xp=xp).compile(workload.plan(), recipe)
+        program.bind(workload.source())
+        order, bounds = workload.stretch(workload.steps_per_epoch)
+        for _ in range(2):
+            xp.counters.reset()
+            program.run(order, bounds, np.full(len(bounds) - 1, 0.001), 0)
+    return Epoch("narrow" if isinstance(program, NarrowProgram) else "wide", workload.steps_per_epoch, xp.counters)
+
+
+@contextmanager
+def _idle_kernels(xp: Twin) -> Iterator[None]:
+    """Launches are issued and counted as ever, but nothing is compiled or computed."""
+
+    def get_function(module: RawModule, name: str) -> Any:
+        def launch(grid: Any, block: Any, args: Any, *, shared_mem: int = 0) -> None:
+            xp._streams.issue(name, "kernel_launches", lambda *_: None, args, [False] * len(args))
+
+        return launch
+
+    def matmul(a: Any, b: Any, out: Any) -> None:
+        xp._streams.issue("matmul", "array_operations", lambda *_: None, (a, b, out), [False] * 3)
+
+    with patch.object(RawModule, "get_function", get_function), patch.object(xp, "matmul", matmul):
+        yield
+
+
+@dataclass(frozen=True)
+class Work:
+    """One step by formula: operations of the matrix products, and bytes that kernels read and write."""
+
+    flops: float
+    bytes: float
+
+    def seconds(self, launches: float) -> float:
+        """Predicted: launches one behind the other, and the slower of arithmetic and memory."""
+        return launches * NODE_SECONDS + max(self.flops / FLOPS, self.bytes / BANDWIDTH)
+
+
+def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str) -> Work:
+    """The work of a step of `rows` rows of a dense network, on labels.
+
+    Every kernel reads its arrays once and writes them once, but for the narrow path's two, whose blocks share theirs:
+    each block of rows reads the weights, each tile of weights its layer's inputs and deltas. No cache is reckoned with.
+    """
+    # The update reads and writes parameters and slots, and reads the gradient, which the narrow path leaves out
+    numbers = (2 + 2 * len(recipe.optimizer.slots) + (path == "wide")) * plan.parameter_count
+    for op in plan.dense_operations:
+        inputs, outputs = op.weights.shape
+        weights, x, a = inputs * outputs, rows * inputs, rows * outputs
+        if path == "narrow":
+            layout = lay_out(plan, recipe.dtype, rows, H100)
+            assert layout is not None
+            down, across = tiles(op)
+            numbers += layout.blocks(rows) * weights * (1 if op.input_gradient is None else 2)
+            numbers += (1 + across) * x + (1 + down) * a  # left by the first launch, read by the second
+            continue
+        numbers += x + weights + a  # z = x W
+        kept = op.z != op.outputs
+        if op is plan.output:
+            numbers += 3 * a + 2 * a  # z, a and delta of the loss; delta, for the bias
+        else:
+            numbers += (2 + kept) * a + (3 + kept) * a  # value and derivative
+        numbers += x + a + weights  # x^T delta
+        if op.input_gradient:
+            numbers += a + weights + x  # delta W^T
+    gathered = rows * plan.inputs.shape[1]
+    numbers += gathered if path == "narrow" else 2 * gathered
+    return Work(float(plan.flops_per_row()) * rows, numbers * recipe.dtype.itemsize)
+
+
+def markdown() -> str:
+    """The table of docs/cuda.md."""
+    lines = [
+        "| workload | network | batch | path | launches a step | graphs an epoch | transfers an epoch "
+        "| waits an epoch | MFLOP a step | KB a step | predicted us a step | predicted samples/s |",
+        "|---|---|--:|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in WORKLOADS:
+        workload = get_workload(name)
+        epoch = count_epoch(workload)
+        work = work_of_step(workload.plan(), workload.recipe(), workload.batch_size, epoch.path)
+        seconds = work.seconds(epoch.launches_per_step)
+        counters = epoch.counters
+        cells = [
+            name, workload.sizes, workload.batch_size, epoch.path, f"{epoch.launches_per_step:g}",
+            counters.graph_launches, f"{counters.host_to_device} + {counters.device_to_host}",
+            counters.synchronizations, f"{work.flops / 1e6:,.3g}", f"{work.bytes / 1e3:,.1f}", f"{seconds * 1e6:.1f}",
+            f"{workload.batch_size / seconds / 1e6:.3g} million",
+        ]  # fmt: skip
+        lines.append(f"| {' | '.join(map(str, cells))} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    print(markdown())
