@@ -236,7 +236,7 @@ def _prepare(
     for name in names:
         try:
             runners[name] = Runner(workload, name, source, threads)
-        except ValueError as refusal:  # temporary, as _WITHOUT_IMAGES in nnfast.backends.base
+        except ValueError as refusal:  # temporary: cuda has no image operations yet
             print(f"nnfast: {workload.name}: {refusal}", file=sys.stderr)
     reference = runners[REFERENCE].outcome()
     return list(runners), list(runners.values()), [verify(runner, reference) for runner in runners.values()]

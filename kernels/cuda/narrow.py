@@ -8,7 +8,7 @@ import numpy as np
 
 from nnfast.backends.base import Recipe
 from nnfast.backends.cuda.layout import TILE, Layout, tiles
-from nnfast.plan import DenseOperation, DropoutOperation, Plan, Span
+from nnfast.plan import DenseOperation, DropoutOperation, Operation, Plan, Span
 from nnfast.random import Purpose, dropout_threshold
 
 from .sources import C_TYPES, activation_struct, constants, define, loss_macros, text, update_function
@@ -66,12 +66,12 @@ class _Writer:
         self.structs = {function: f"F{index}" for index, function in enumerate(functions)}
         self.read_by_dense = {op.inputs for op in plan.dense_operations}
 
-    def place(self, op: DenseOperation | DropoutOperation | None, name: str) -> int:
+    def place(self, op: Operation | None, name: str) -> int:
         """Where in shared memory; None stands for the network's inputs."""
         index = -1 if op is None else self.plan.operations.index(op)
         return self.layout.places[index, name]
 
-    def _before(self, op: DenseOperation | DropoutOperation) -> DenseOperation | DropoutOperation | None:
+    def _before(self, op: Operation) -> Operation | None:
         index = self.plan.operations.index(op)
         return self.plan.operations[index - 1] if index else None
 
@@ -106,6 +106,7 @@ class _Writer:
                 )
                 store(op.outputs, a)
                 continue
+            assert isinstance(op, DenseOperation)  # CudaBackend refused the others
             ins, _, slices = self.layout.slices[self.plan.operations.index(op)]
             calls.append(f"product<{ins}, {width}, {slices}>(b, b.p + {op.weights.offset}, {x});")
             if op is self.plan.output:
@@ -152,6 +153,7 @@ class _Writer:
                 if op.input_gradient:
                     calls.append(f"undrop<{width}>(b, {self.place(op, 'mask')}, {delta});")
                 continue
+            assert isinstance(op, DenseOperation)
             if op is not self.plan.output:
                 function = self.structs[op.layer.function]
                 places = f"{self._z(op)}, {self.place(op, 'outputs')}, {delta}"

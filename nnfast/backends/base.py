@@ -15,12 +15,9 @@ from numpy.typing import NDArray
 from ..arrays import is_on_device
 from ..losses import Loss
 from ..optimizers import Optimizer
-from ..plan import BatchNormOperation, ConvolutionOperation, Plan, PoolingOperation
+from ..plan import Plan
 
 Vector = NDArray[np.floating]
-
-# Temporary: the programs that have no image operations and no BatchNorm yet.
-_WITHOUT_IMAGES = {"CudaProgram": "cuda"}
 
 
 @dataclass(frozen=True)
@@ -71,12 +68,6 @@ class Program(ABC):
     reads_device_arrays = False  # whether a source's inputs may be a CuPy array
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
-        for op in plan.operations:
-            if type(self).__name__ in _WITHOUT_IMAGES and isinstance(
-                op, (ConvolutionOperation, PoolingOperation, BatchNormOperation)
-            ):
-                name = _WITHOUT_IMAGES[type(self).__name__]
-                raise ValueError(f"layer {op.layer_index} ({op.layer.kind}): not on backend {name!r} yet; use 'numpy'")
         self.plan = plan
         self.recipe = recipe
         self._state = plan.initial_state().astype(recipe.dtype)

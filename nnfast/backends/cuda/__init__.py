@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from ...plan import Plan
+from ...plan import DenseOperation, DropoutOperation, Plan
 from ..base import Backend, BackendUnavailableError, Recipe
 from .layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from .memory import reporting_memory
@@ -88,6 +88,11 @@ class CudaBackend(Backend):
         return f"{path} path: {reason}"
 
     def _choose(self, plan: Plan, dtype: np.dtype[Any]) -> tuple[str, str]:
+        for op in plan.operations:
+            if not isinstance(op, (DenseOperation, DropoutOperation)):
+                raise ValueError(
+                    f"layer {op.layer_index} ({op.layer.kind}): not on backend 'cuda' yet; use 'numba' or 'numpy'"
+                )
         if self.path == "auto":
             return choose_path(plan, dtype, self.limits)
         if self.path == "narrow" and (reason := why_not_narrow(plan, dtype, self.limits)):

@@ -92,6 +92,7 @@ def lay_out(plan: Plan, dtype: np.dtype[Any], batch: int, limits: Limits) -> Lay
         if isinstance(op, DropoutOperation):
             take(index, "mask", width)
             continue
+        assert isinstance(op, DenseOperation)  # CudaBackend refused the others
         inputs = op.inputs.shape[1]
         slices[index] = Slices(inputs, width, min(threads // width, _slices(inputs)))
         if op.z != op.outputs:
