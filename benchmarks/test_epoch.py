@@ -31,10 +31,7 @@ def reference_of(name: str) -> Outcome:
 def test_epoch(name: str, backend: str, benchmark: Any, machine: dict[str, Any]) -> None:
     workload = get_workload(name)
     benchmark.group = f"{name}: {workload.sizes}, batch {workload.batch_size}, {workload.epochs} epochs a round"
-    try:
-        runner = Runner(workload, backend, source_of(name))
-    except ValueError as refusal:  # temporary: cuda has no image operations yet
-        pytest.skip(str(refusal))
+    runner = Runner(workload, backend, source_of(name))
     differences = verify(runner, reference_of(name))
     if benchmark.disabled:
         runner.prepare(VERIFIED_STEPS)

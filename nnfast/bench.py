@@ -209,8 +209,8 @@ def bench_command(
     if not as_json:
         print(_heading(where, described, repeats))
     results = []
-    for running, runners, differences in prepared:
-        result = _result(runners, measure(runners, repeats), differences, running)
+    for runners, differences in prepared:
+        result = _result(runners, measure(runners, repeats), differences, names)
         results.append(result)
         if not as_json:
             print(_lines(result), flush=True)
@@ -227,19 +227,12 @@ def bench_command(
     return 0
 
 
-def _prepare(
-    workload: Workload, names: list[str], threads: int | None
-) -> tuple[list[str], list[Runner], list[dict[str, float]]]:
-    """One verified runner for every backend that can train the workload; they share the host's copy of the rows."""
+def _prepare(workload: Workload, names: list[str], threads: int | None) -> tuple[list[Runner], list[dict[str, float]]]:
+    """One verified runner for every backend; they share the host's copy of the rows."""
     source = workload.source()
-    runners = {}
-    for name in names:
-        try:
-            runners[name] = Runner(workload, name, source, threads)
-        except ValueError as refusal:  # temporary: cuda has no image operations yet
-            print(f"nnfast: {workload.name}: {refusal}", file=sys.stderr)
-    reference = runners[REFERENCE].outcome()
-    return list(runners), list(runners.values()), [verify(runner, reference) for runner in runners.values()]
+    runners = [Runner(workload, name, source, threads) for name in names]
+    reference = runners[0].outcome()
+    return runners, [verify(runner, reference) for runner in runners]
 
 
 def _result(

@@ -35,6 +35,10 @@ if find_spec("hypothesis"):
     hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
 
 
+# The narrow path is for dense networks alone.
+FASTER_IMAGE_BACKENDS = ("numba", "cuda-twin-wide", pytest.param("cuda:wide", marks=pytest.mark.cuda))
+
+
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
         "--require-backend",
@@ -109,4 +113,16 @@ def backend(request: pytest.FixtureRequest) -> Backend:
 @pytest.fixture(params=FASTER_BACKENDS)
 def faster_backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend that is held to the results of the NumPy one."""
+    return open_backend(request.param)
+
+
+@pytest.fixture(params=["numpy", *FASTER_IMAGE_BACKENDS])
+def image_backend(request: pytest.FixtureRequest) -> Backend:
+    """Every backend that takes convolutions, pools and BatchNorm."""
+    return open_backend(request.param)
+
+
+@pytest.fixture(params=FASTER_IMAGE_BACKENDS)
+def faster_image_backend(request: pytest.FixtureRequest) -> Backend:
+    """Those of them that are held to the results of the NumPy one."""
     return open_backend(request.param)

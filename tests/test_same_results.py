@@ -79,17 +79,19 @@ def test_every_shape_gives_the_same_gradient(faster_backend: Backend, shape: str
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", IMAGE_NETWORKS)
-def test_every_image_network_gives_the_same_gradient(faster_backend: Backend, name: str, dtype: str) -> None:
+def test_every_image_network_gives_the_same_gradient(faster_image_backend: Backend, name: str, dtype: str) -> None:
     network, rows = IMAGE_NETWORKS[name]
-    assert_one_step_agrees(faster_backend, network, recipe("squared_error", dtype=dtype, alpha=0.1), rows)
+    assert_one_step_agrees(faster_image_backend, network, recipe("squared_error", dtype=dtype, alpha=0.1), rows)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("name", ["all of them", "batch norm of rows", "batch norm of images", "max pools", "groups"])
-def test_steps_with_images_give_the_same_parameters_and_state(faster_backend: Backend, name: str, dtype: str) -> None:
+def test_steps_with_images_give_the_same_parameters_and_state(
+    faster_image_backend: Backend, name: str, dtype: str
+) -> None:
     network, _ = IMAGE_NETWORKS[name]
     results = []
-    for backend in both(faster_backend):
+    for backend in both(faster_image_backend):
         program = make_program(backend, network, recipe("squared_error", sgd(0.9), dtype, alpha=0.01), rows=19)
         program.bind(make_source(network, program.recipe.loss, 45, dtype))
         order = np.random.default_rng(1).permutation(45)  # batches of nineteen, and a ragged last one
@@ -100,9 +102,9 @@ def test_steps_with_images_give_the_same_parameters_and_state(faster_backend: Ba
         assert difference(ours, reference) < TEN_STEPS[dtype]
 
 
-def test_the_running_statistics_follow_training_and_nothing_else(backend: Backend) -> None:
+def test_the_running_statistics_follow_training_and_nothing_else(image_backend: Backend) -> None:
     network, _ = IMAGE_NETWORKS["batch norm of images"]
-    program = make_program(backend, network, recipe("squared_error"), rows=5)
+    program = make_program(image_backend, network, recipe("squared_error"), rows=5)
     source = make_source(network, LOSSES["squared_error"], 5)
     assert source.sample_weight is not None
     start = program.state
@@ -124,9 +126,9 @@ def test_the_running_statistics_follow_training_and_nothing_else(backend: Backen
     np.testing.assert_array_equal(program.state, followed)
 
 
-def test_images_of_bytes_are_scaled_as_they_are_gathered(backend: Backend) -> None:
+def test_images_of_bytes_are_scaled_as_they_are_gathered(image_backend: Backend) -> None:
     network = Network((6, 5, 2), [Conv2D(3, 3, activation="relu"), MaxPool2D(2), Flatten(), Dense(2)])
-    program = make_program(backend, network, recipe("squared_error"), rows=18)
+    program = make_program(image_backend, network, recipe("squared_error"), rows=18)
     pixels = np.random.default_rng(0).integers(0, 256, (18, 60)).astype(np.uint8)
     targets = np.random.default_rng(1).normal(size=(18, 2))
     from_bytes = program.loss_and_gradient(Source(pixels, targets, scale=1 / 255))
@@ -174,8 +176,10 @@ def test_dropout_trains_to_the_same_parameters(faster_backend: Backend) -> None:
     assert difference(*reversed(results)) < TEN_STEPS["float64"]
 
 
-def test_dropout_of_pixels_trains_to_the_same_parameters(faster_backend: Backend) -> None:
-    results = [ten_steps(backend, WITH_DROPOUT, recipe("huber", sgd(), seed=11)) for backend in both(faster_backend)]
+def test_dropout_of_pixels_trains_to_the_same_parameters(faster_image_backend: Backend) -> None:
+    results = [
+        ten_steps(backend, WITH_DROPOUT, recipe("huber", sgd(), seed=11)) for backend in both(faster_image_backend)
+    ]
     assert difference(*reversed(results)) < TEN_STEPS["float64"]
 
 
@@ -283,9 +287,9 @@ def test_a_nan_reaches_the_loss_whatever_it_passes_through(faster_backend: Backe
 
 
 @pytest.mark.parametrize("pool", [MaxPool2D(3), MaxPool2D(2, padding="same"), AveragePool2D(3), BatchNorm()])
-def test_a_nan_reaches_the_loss_through_images(backend: Backend, pool: Layer) -> None:
+def test_a_nan_reaches_the_loss_through_images(image_backend: Backend, pool: Layer) -> None:
     network = Network((3, 3), [Conv2D(2, 1), pool, Flatten(), Dense(1)])
-    program = make_program(backend, network, recipe("huber"), rows=2)
+    program = make_program(image_backend, network, recipe("huber"), rows=2)
     poisoned = program.parameters
     poisoned[1] = np.nan
     program.parameters = poisoned

@@ -27,7 +27,7 @@ def test_any_sizes_agree(faster_backend: Backend, sizes: list[int], rows: int, s
 
 @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(drawn=convolutions(), rows=st.integers(1, 20), seed=st.integers(0, 2**32))
-def test_convolutions_of_any_geometry_agree(faster_backend: Backend, drawn: Any, rows: int, seed: int) -> None:
+def test_convolutions_of_any_geometry_agree(faster_image_backend: Backend, drawn: Any, rows: int, seed: int) -> None:
     shape, layer = drawn
     network = Network(shape, [Conv2D(shape[2], 1, activation="tanh"), layer, Flatten(), Dense(2)])
-    assert_one_step_agrees(faster_backend, network, recipe("squared_error"), rows, seed)
+    assert_one_step_agrees(faster_image_backend, network, recipe("squared_error"), rows, seed)

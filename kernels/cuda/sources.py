@@ -51,9 +51,10 @@ def constants(plan: Plan, recipe: Recipe) -> tuple[list[float], dict[int, int]]:
     """
     values: list[float] = []
     offsets = {}
-    for op in plan.dense_operations:
-        offsets[op.layer_index] = len(values)
-        values += op.layer.function.constant_values
+    for op in plan.operations:
+        if op.layer.function:
+            offsets[op.layer_index] = len(values)
+            values += op.layer.function.constant_values
     return [*values, *recipe.loss.constant_values], offsets
 
 
@@ -132,6 +133,26 @@ def gather_source(source: np.dtype[Any], dtype: np.dtype[Any]) -> str:
 def activation_source(activation: Activation, dtype: np.dtype[Any]) -> str:
     """Kernels `value` and `derivative` of an elementwise activation."""
     return text(dtype, activation_struct(activation, "F"), "activation.cu", "derivative.cu")
+
+
+def convolution_source(activation: Activation, side: int, dtype: np.dtype[Any]) -> str:
+    """Kernel `convolve` with an elementwise activation; side: how many columns of a tile a thread sums, 2 or 4."""
+    return text(dtype, activation_struct(activation, "F"), define(SIDE=side), "correlation.cu", "convolution.cu")
+
+
+def convolution_gradient_source(side: int, dtype: np.dtype[Any]) -> str:
+    """Kernels `convolution_gradient` and `add_chunks`."""
+    return text(dtype, define(SIDE=side), "correlation.cu", "convolution_gradient.cu")
+
+
+def pooling_source(dtype: np.dtype[Any]) -> str:
+    """Kernels `max_pool` and `average_pool`, each with its `_gradient`."""
+    return text(dtype, "pooling.cu")
+
+
+def batch_norm_source(activation: Activation, dtype: np.dtype[Any]) -> str:
+    """Kernels `statistics`, `normalise`, `normalised_sums` and `normalised_gradient` with an elementwise activation."""
+    return text(dtype, activation_struct(activation, "F"), "batch_norm.cu")
 
 
 def dropout_source(dtype: np.dtype[Any]) -> str:

@@ -23,6 +23,7 @@ import numpy as np
 
 from nnfast.activations import ACTIVATIONS
 from nnfast.backends import Recipe
+from nnfast.backends.cuda.geometry import SIDES
 from nnfast.backends.cuda.layout import Limits, lay_out
 from nnfast.backends.cuda.wide import THREADS
 from nnfast.intervals import lies_within
@@ -38,8 +39,15 @@ OPTIONS = ("--std=c++17", "-Werror", "all-warnings", "--ptxas-options=-v")
 
 # With 64 registers a multiprocessor holds 1024 threads of a kernel, half of what it can hold at most. A kernel that is
 # better off with more has its own entry: those of narrow networks, which have a multiprocessor to themselves, may use
-# what is there for 512 threads; float64 formulas are long.
-REGISTERS = {"": 64, "loss": 104, "update": 80, "rows": 128, "evaluate": 128, "learn": 128, "gradient": 128}
+# what is there for 512 threads, as may those that sum 16 products of a convolution in each thread; float64 formulas are
+# long; and windows of any geometry take many indices.
+REGISTERS = {
+    "": 64, "loss": 104, "update": 80, "rows": 128, "evaluate": 128, "learn": 128, "gradient": 128,
+    "convolve": 128, "convolution_gradient": 128,
+} | dict.fromkeys((
+    "max_pool", "max_pool_gradient", "average_pool", "average_pool_gradient", "statistics", "normalise",
+    "normalised_sums", "normalised_gradient",
+), 80)  # fmt: skip
 
 # Threads of a block with which a kernel is launched, where not THREADS.
 LAUNCHES = {"derivative": 512}
@@ -115,7 +123,21 @@ def texts() -> Iterator[Text]:
         for source in sources.C_TYPES:
             yield Text("gather", name, f"of {source}", sources.gather_source(np.dtype(source), dtype))
         yield Text("dropout", name, "", sources.dropout_source(dtype))
+        yield from _image_texts(dtype)
         yield from _narrow_texts(dtype)
+
+
+def _image_texts(dtype: np.dtype[Any]) -> Iterator[Text]:
+    """Their formulas are those of "activation", so that the shortest and the longest do, in tiles of both widths."""
+    name = dtype.name
+    hidden = [activation for activation in ACTIVATIONS.values() if not activation.output_only]
+    by_length = sorted(hidden, key=lambda activation: len(sources.activation_struct(activation, "F")))
+    for activation, side in ((by_length[0], SIDES[0]), (by_length[-1], SIDES[1])):
+        formula = f"{activation.name}, side {side}"
+        yield Text("convolution", name, formula, sources.convolution_source(activation, side, dtype))
+        yield Text("convolution_gradient", name, f"side {side}", sources.convolution_gradient_source(side, dtype))
+    yield Text("batch_norm", name, by_length[-1].name, sources.batch_norm_source(by_length[-1], dtype))
+    yield Text("pooling", name, "", sources.pooling_source(dtype))
 
 
 def _narrow_texts(dtype: np.dtype[Any]) -> Iterator[Text]:

@@ -24,7 +24,11 @@ AXPY = 'extern "C" __global__ void axpy(float a, const float* x, float* y) { y[t
 def test_every_text_passes_for_the_oldest_architecture() -> None:
     results = gate.compile_all((text, "sm_75") for text in gate.texts())
     kernels = Counter(usage.kernel for _, usage in results)
-    names = "value derivative loss penalize update gather gather_csr dropout rows evaluate learn gradient"
+    names = """
+        value derivative loss penalize update gather gather_csr dropout rows evaluate learn gradient convolve
+        convolution_gradient add_chunks max_pool max_pool_gradient average_pool average_pool_gradient statistics
+        normalise normalised_sums normalised_gradient
+    """
     assert kernels.keys() == {*names.split()}
     assert kernels["loss"] > 100
 

@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from ...plan import DenseOperation, DropoutOperation, Plan
+from ...plan import Plan
 from ..base import Backend, BackendUnavailableError, Recipe
+from .images import ImageProgram
 from .layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from .memory import reporting_memory
 from .narrow import NarrowProgram
@@ -88,11 +89,6 @@ class CudaBackend(Backend):
         return f"{path} path: {reason}"
 
     def _choose(self, plan: Plan, dtype: np.dtype[Any]) -> tuple[str, str]:
-        for op in plan.operations:
-            if not isinstance(op, (DenseOperation, DropoutOperation)):
-                raise ValueError(
-                    f"layer {op.layer_index} ({op.layer.kind}): not on backend 'cuda' yet; use 'numba' or 'numpy'"
-                )
         if self.path == "auto":
             return choose_path(plan, dtype, self.limits)
         if self.path == "narrow" and (reason := why_not_narrow(plan, dtype, self.limits)):
@@ -102,7 +98,8 @@ class CudaBackend(Backend):
     def compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
         path, reason = self._choose(plan, recipe.dtype)
         logger.info("cuda:%d: %s path: %s", self.device, path, reason)
-        program = NarrowProgram if path == "narrow" else WideProgram
+        is_dense = all(type(operation) in WideProgram.passes for operation in plan.operations)
+        program = NarrowProgram if path == "narrow" else WideProgram if is_dense else ImageProgram
         with self.xp.cuda.Device(self.device), reporting_memory(self.xp, plan, recipe, self.device):
             return program(plan, recipe, self)
 

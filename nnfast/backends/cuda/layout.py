@@ -136,7 +136,7 @@ def why_not_narrow(plan: Plan, dtype: np.dtype[Any], limits: Limits) -> str | No
     """What keeps a network from the narrow path altogether, or None."""
     for op in plan.operations:
         if not isinstance(op, DenseOperation | DropoutOperation):
-            return f"layer {op.layer_index} is none that the narrow path knows"
+            return f"layer {op.layer_index} ({op.layer.kind}) is for the wide path"
         if op.outputs.shape[1] > NARROW_UNITS:
             return f"layer {op.layer_index} has {op.outputs.shape[1]} units, more than {NARROW_UNITS}"
     if lay_out(plan, dtype, 1, limits) is None:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from ...arrays import is_on_device
 from ...plan import Plan, make_plan
 from ..base import Recipe, Source
+from .geometry import part_sizes
 
 HEADER = 3  # words before the records of a stretch's steps; see kernels/cuda/common.cu
 RECORD = 3  # words of a step's record
@@ -141,9 +142,10 @@ class OutOfDeviceMemoryError(MemoryError):
 
 
 def bytes_needed(plan: Plan, recipe: Recipe) -> int:
-    """The device memory of a program: parameters, gradient and slots, and what a batch needs on its way."""
+    """The device memory of a program: parameters, gradient, slots and state, and what a batch needs on its way."""
     vectors = (2 + len(recipe.optimizer.slots)) * plan.parameter_count
-    return (vectors + plan.workspace_size) * recipe.dtype.itemsize
+    numbers, doubles = part_sizes(plan)
+    return (vectors + plan.state_count + plan.workspace_size + numbers) * recipe.dtype.itemsize + 8 * doubles
 
 
 def largest_batch(plan: Plan, recipe: Recipe, free: int) -> int:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ...activations import ACTIVATIONS, Activation
-from ...plan import DenseOperation, DropoutOperation, Plan, Span
+from ...plan import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Plan, Span
 from ...random import Purpose, dropout_threshold
 from ..base import Recipe, Source
 from .memory import DeviceRows, single_steps
@@ -29,6 +29,8 @@ SUMMING_BLOCKS = 256  # at most so many blocks leave a partial sum each, which e
 PREPARED_SIZES = 4  # numbers of rows whose launches are kept
 
 Launch = Callable[[], Any]
+# What computes an operation's outputs, and what its gradients: methods that give a batch's launches.
+Passes = dict[type, tuple[Callable[..., list[Launch]], Callable[..., list[Launch]]]]
 
 
 class Batch(NamedTuple):
@@ -39,11 +41,12 @@ class Batch(NamedTuple):
     stretch: Any  # the words of common.cu
     values: Any  # numbers of the steps, `width` each, the divisor first
     width: int
-    training: bool  # dropout drops
+    training: bool  # dropout drops, and the running statistics follow
+    by_batch: bool = True  # BatchNorm takes the batch's statistics; else the running ones
 
 
 class WideProgram(CudaProgram):
-    """Products by cuBLAS. To add a kind of operation, write its forward and backward and name them in PASSES."""
+    """Products by cuBLAS. To add a kind of operation, write its forward and backward and name them in `passes`."""
 
     def __init__(self, plan: Plan, recipe: Recipe, backend: CudaBackend) -> None:
         super().__init__(plan, recipe, backend)
@@ -94,7 +97,7 @@ class WideProgram(CudaProgram):
         for index in range(len(words)):
             first = index * size
             n = min(size, source.n_rows - first)
-            batch = Batch(rows, n, words[index], one, 1, training=False)
+            batch = Batch(rows, n, words[index], one, 1, training=False, by_batch=False)
             for launch in (*self._forward(batch), self._loss(batch, outputs[first : first + n], losses[index])):
                 launch()
         return outputs, losses
@@ -105,13 +108,13 @@ class WideProgram(CudaProgram):
         backward = [
             launch
             for operation in reversed(self.plan.operations)
-            for launch in PASSES[type(operation)][1](self, operation, batch)
+            for launch in self.passes[type(operation)][1](self, operation, batch)
         ]
         return [*forward, *backward, *self._penalize(batch)]
 
     def _forward(self, batch: Batch) -> list[Launch]:
         """Every layer's outputs; of the last layer only the product, whose bias and activation belong to its loss."""
-        passes = (PASSES[type(operation)][0](self, operation, batch) for operation in self.plan.operations)
+        passes = (self.passes[type(operation)][0](self, operation, batch) for operation in self.plan.operations)
         return [self._gather(batch), *(launch for launches in passes for launch in launches)]
 
     def _kernel(self, kind: str, *arguments: Any, name: str | None = None) -> Any:
@@ -123,11 +126,11 @@ class WideProgram(CudaProgram):
     def _view(self, span: Span, n: int) -> Any:
         return span.view(self._workspace, n)
 
-    def _bias(self, op: DenseOperation) -> tuple[Any, Any]:
+    def _bias(self, op: DenseOperation | ConvolutionOperation) -> tuple[Any, Any]:
         """The bias as kernels take it: an array, of any content where there is none, and whether there is one."""
         return (op.bias or op.weights).view(self._parameters).reshape(-1), np.int32(op.bias is not None)
 
-    def _constants_of(self, op: DenseOperation) -> Any:
+    def _constants_of(self, op: Operation) -> Any:
         return self._constants[self._constant_offsets[op.layer_index] :]
 
     def _gather(self, batch: Batch) -> Launch:
@@ -136,10 +139,10 @@ class WideProgram(CudaProgram):
         source_type = rows.inputs[0].dtype
         if rows.is_sparse:
             kernel = self._kernel("gather", source_type, name="gather_csr")
-            grid = (_blocks(batch.n, 8),)
+            grid = (grid_blocks(batch.n, 8),)
             return partial(kernel, grid, (32, 8), (*rows.inputs, batch.stretch, columns, inputs))
         kernel, scale = self._kernel("gather", source_type), self.recipe.dtype.type(rows.scale)
-        return partial(kernel, _matrix(inputs), (32, 8), (*rows.inputs, batch.stretch, columns, scale, inputs))
+        return partial(kernel, matrix_grid(inputs), (32, 8), (*rows.inputs, batch.stretch, columns, scale, inputs))
 
     def _dense_forward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
         """z = x W, then, but for the last layer, a = f(z + b)."""
@@ -147,9 +150,9 @@ class WideProgram(CudaProgram):
         product = partial(self._xp.matmul, x, op.weights.view(self._parameters), out=z)
         if op is self.plan.output:
             return [product]
-        arguments = (z, *self._bias(op), outputs, self._constants_of(op), *_shape(z))
+        arguments = (z, *self._bias(op), outputs, self._constants_of(op), *shape_arguments(z))
         kernel = self._kernel("activation", op.layer.function, name="value")
-        return [product, partial(kernel, _matrix(z), (32, 8), arguments)]
+        return [product, partial(kernel, matrix_grid(z), (32, 8), arguments)]
 
     def _dense_backward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
         """delta = dLoss/da f'(z), but for the last layer, whose loss gave delta; then the three gradients."""
@@ -161,10 +164,10 @@ class WideProgram(CudaProgram):
             bias_gradient = (op.bias or op.weights).view(self._gradient).reshape(-1)
             arguments = (
                 z, outputs, delta, self._constants_of(op), bias_gradient, np.int32(op.bias is not None),
-                *_shape(z),
+                *shape_arguments(z),
             )  # fmt: skip
             kernel = self._kernel("activation", slope, name="derivative")
-            launches.append(partial(kernel, (_blocks(z.shape[1], 8),), (8, 64), arguments))
+            launches.append(partial(kernel, (grid_blocks(z.shape[1], 8),), (8, 64), arguments))
         launches.append(partial(xp.matmul, x.T, delta, out=op.weights.view(self._gradient)))
         if op.input_gradient:
             W = op.weights.view(self._parameters)
@@ -180,7 +183,7 @@ class WideProgram(CudaProgram):
             np.uint64(dropout_threshold(op.layer.rate)), self.recipe.dtype.type(1 / (1 - op.layer.rate)),
             np.int32(x.shape[1]), batch.stretch,
         )  # fmt: skip
-        return [partial(self._kernel("dropout"), (_blocks(x.size, 4 * THREADS),), (THREADS,), arguments)]
+        return [partial(self._kernel("dropout"), (grid_blocks(x.size, 4 * THREADS),), (THREADS,), arguments)]
 
     def _dropout_backward(self, op: DropoutOperation, batch: Batch) -> list[Launch]:
         if not op.input_gradient:
@@ -209,7 +212,7 @@ class WideProgram(CudaProgram):
         recipe = self.recipe
         if not (recipe.alpha or recipe.l1 or recipe.clip_norm):
             return 0
-        return min(_blocks(self.plan.parameter_count, THREADS), SUMMING_BLOCKS)
+        return min(grid_blocks(self.plan.parameter_count, THREADS), SUMMING_BLOCKS)
 
     def _penalize(self, batch: Batch) -> list[Launch]:
         if not self._norm_blocks:
@@ -230,24 +233,23 @@ class WideProgram(CudaProgram):
             self._penalties, np.int32(self._norm_blocks), self._squares, np.int32(self._norm_blocks),
             self._stretch.losses,
         )  # fmt: skip
-        return partial(self._kernel("update", self.recipe.optimizer), (_blocks(size, THREADS),), (THREADS,), arguments)
+        kernel = self._kernel("update", self.recipe.optimizer)
+        return partial(kernel, (grid_blocks(size, THREADS),), (THREADS,), arguments)
+
+    passes: ClassVar[Passes] = {
+        DenseOperation: (_dense_forward, _dense_backward),
+        DropoutOperation: (_dropout_forward, _dropout_backward),
+    }
 
 
-# What computes an operation's outputs, and what its gradients: methods that give a batch's launches.
-PASSES: dict[type, tuple[Callable[..., list[Launch]], Callable[..., list[Launch]]]] = {
-    DenseOperation: (WideProgram._dense_forward, WideProgram._dense_backward),
-    DropoutOperation: (WideProgram._dropout_forward, WideProgram._dropout_backward),
-}
-
-
-def _blocks(elements: int, per_block: int) -> int:
+def grid_blocks(elements: int, per_block: int) -> int:
     return min(-(-elements // per_block), MAX_BLOCKS)
 
 
-def _matrix(array: Any) -> tuple[int, int]:
+def matrix_grid(array: Any) -> tuple[int, int]:
     """The grid over a matrix for blocks of 32 columns x 8 rows: rows, then columns."""
-    return _blocks(array.shape[0], 8), _blocks(array.shape[1], 32)
+    return grid_blocks(array.shape[0], 8), grid_blocks(array.shape[1], 32)
 
 
-def _shape(array: Any) -> tuple[np.int32, np.int32]:
+def shape_arguments(array: Any) -> tuple[np.int32, np.int32]:
     return np.int32(array.shape[0]), np.int32(array.shape[1])
