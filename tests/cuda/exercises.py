@@ -24,7 +24,8 @@ import nnfast.backends.cuda
 import nnfast.backends.cuda.wide
 from nnfast.backends import Backend, Recipe, Source, get_backend
 from nnfast.kernels.cuda import sources
-from nnfast.network import Dense, Dropout, Network
+from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.network import Network
 from nnfast.optimizers import adam, sgd
 from tests.cuda import emulator, gate
 from tests.cuda.twin import make_twin
@@ -48,10 +49,17 @@ def exercise(file: str, text: str, order: str) -> None:
             lambda name, *launch, **options: module.get_function(name)(*launch, **options, order=order)
         )
     else:
-        path = "narrow" if "narrow" in file or "layout" in file else "wide"
+        path, cases = cases_of(file)
         with _replaced(file, text) as make_backend:
-            for case in CASES:
+            for case in cases:
                 case.check(make_backend(path=path, xp=make_twin(order)))
+
+
+def cases_of(file: str) -> tuple[str, tuple[Case, ...]]:
+    """The path on which a file of the backend or its kernels is exercised, and the cases."""
+    if Path(file).name in IMAGE_FILES:
+        return "wide", IMAGE_CASES
+    return "narrow" if "narrow" in file or "layout" in file else "wide", CASES
 
 
 def compiled_text(file: str, text: str) -> str:
@@ -127,7 +135,7 @@ class Case:
         batch = Source(source.inputs[first], source.targets[first], weights[first], self.scale)
         return [
             *losses, program.parameters, program.slots, np.array(loss), outputs, program.predict(source),
-            *map(np.asarray, program.loss_and_gradient(batch)),
+            *map(np.asarray, program.loss_and_gradient(batch)), program.state,
         ]  # fmt: skip
 
 
@@ -135,7 +143,7 @@ def _csr(random: np.random.Generator) -> sp.csr_array:
     return sp.csr_array(random.normal(size=(23, 7)) * (random.random((23, 7)) < 0.4))
 
 
-CASES = [
+CASES = (
     # bytes, labels, dropout of an odd number of elements, softmax with cross-entropy
     Case(
         Network(7, [Dense(5, "tanh"), Dropout(0.3), Dense(3, "softmax")]),
@@ -180,7 +188,49 @@ CASES = [
         steps=2,
         max_blocks=1,
     ),
-]
+)
+
+IMAGE_FILES = {
+    "correlation.cu", "convolution.cu", "convolution_gradient.cu", "pooling.cu", "batch_norm.cu", "geometry.py",
+    "images.py",
+}  # fmt: skip
+
+IMAGE_CASES = (
+    # bytes; groups, padding, strides and dilation; every sum in several chunks; pools that overlap and reach outside
+    Case(
+        Network(
+            (7, 6, 2),
+            [
+                Conv2D(4, 3, padding=1, groups=2, bias=False), BatchNorm(0.3, 0.01, "silu"),
+                MaxPool2D(3, stride=2, padding=1),
+                Conv2D(6, (2, 3), stride=(2, 1), padding="same", dilation=(1, 2), groups=2, activation="silu"),
+                AveragePool2D(2, stride=1, padding=1), AveragePool2D(3, stride=2), Conv2D(4, 1), Flatten(), Dense(3),
+            ],
+        ),
+        recipe("squared_error", sgd(0.9), alpha=0.1),
+        lambda random: random.integers(0, 8, (23, 84)).astype(np.uint8),
+        lambda random: random.normal(size=(23, 3)),
+        batch=7,
+        steps=1,
+        scale=1 / 8,
+    ),
+    # one block strides over everything, in wide tiles; pixels that are equal
+    Case(
+        Network(
+            (4, 4),
+            [
+                MaxPool2D(2, stride=1), Conv2D(35, 2, activation="silu"), BatchNorm(activation="silu"),
+                MaxPool2D(2), Conv2D(33, 1), Flatten(), BatchNorm(), Dense(2),
+            ],
+        ),
+        recipe("squared_error"),
+        lambda random: random.integers(0, 2, (23, 16)).astype(np.float64),
+        lambda random: random.normal(size=(23, 2)),
+        batch=17,
+        steps=1,
+        max_blocks=1,
+    ),
+)  # fmt: skip
 
 
 # The kernels that test the emulator, on sizes that fit nothing: `launch` takes a kernel's name and what a launch takes,
