@@ -18,15 +18,17 @@ import numpy as np
 
 from nnfast.backends import Recipe
 from nnfast.backends.cuda import CudaBackend
+from nnfast.backends.cuda.geometry import gradient_chunks
+from nnfast.backends.cuda.images import IDENTITY
 from nnfast.backends.cuda.layout import Limits, lay_out, tiles
 from nnfast.backends.cuda.narrow import NarrowProgram
-from nnfast.plan import Plan
+from nnfast.plan import ConvolutionOperation, DenseOperation, Operation, Plan, PoolingOperation
 from nnfast.workloads import Workload, get_workload
 from tests.cuda.raw import RawModule
 from tests.cuda.streams import Counters
 from tests.cuda.twin import Twin, make_twin
 
-WORKLOADS = ("xor", "digits", "tab64", "mnist128", "mnist512")
+WORKLOADS = ("xor", "digits", "tab64", "mnist128", "mnist512", "lenet5")
 
 # An H100 (SXM): bytes a second from its memory, float32 operations a second without tensor cores, and what is reckoned
 # for each node of a graph or launch that is queued behind another.
@@ -95,14 +97,18 @@ class Work:
 
 
 def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str) -> Work:
-    """The work of a step of `rows` rows of a dense network, on labels.
+    """The work of a step of `rows` rows, on labels.
 
     Every kernel reads its arrays once and writes them once, but for the narrow path's two, whose blocks share theirs:
-    each block of rows reads the weights, each tile of weights its layer's inputs and deltas. No cache is reckoned with.
+    each block of rows reads the weights, each tile of weights its layer's inputs and deltas. No cache is reckoned with,
+    but that a convolution finds a pixel there which it meets again through another tap.
     """
     # The update reads and writes parameters and slots, and reads the gradient, which the narrow path leaves out
     numbers = (2 + 2 * len(recipe.optimizer.slots) + (path == "wide")) * plan.parameter_count
-    for op in plan.dense_operations:
+    for op in plan.operations:
+        if not isinstance(op, DenseOperation):
+            numbers += _image_numbers(op, rows)
+            continue
         inputs, outputs = op.weights.shape
         weights, x, a = inputs * outputs, rows * inputs, rows * outputs
         if path == "narrow":
@@ -124,6 +130,23 @@ def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str) -> Work:
     gathered = rows * plan.inputs.shape[1]
     numbers += gathered if path == "narrow" else 2 * gathered
     return Work(float(plan.flops_per_row()) * rows, numbers * recipe.dtype.itemsize)
+
+
+def _image_numbers(op: Operation, rows: int) -> int:
+    """What the launches of a convolution or a pool read and write, forward and back."""
+    x, a = rows * op.inputs.shape[1], rows * op.outputs.shape[1]
+    if isinstance(op, ConvolutionOperation):
+        weights, kept = op.weights.size + (op.bias.size if op.bias else 0), op.z != op.outputs
+        chunks = gradient_chunks(op, rows).number
+        numbers = x + weights + (1 + kept) * a
+        if op.layer.function != IDENTITY:
+            numbers += (3 + kept) * a  # derivative
+        numbers += x + a + weights + (2 * chunks * weights if chunks > 1 else 0)
+        return numbers + (a + weights + x if op.input_gradient else 0)
+    if isinstance(op, PoolingOperation):
+        looked_at = x + a if op.kind == "max" else 0
+        return x + a + (looked_at + a + x if op.input_gradient else 0)
+    raise NotImplementedError(f"no benchmark has a layer of kind {op.layer.kind}")
 
 
 def markdown() -> str:
