@@ -79,7 +79,7 @@ def test_the_tests_marked_cuda_are_collected_with_few_packages() -> None:
     }
     assert expected <= {*files}
     assert len(files) > 150
-    assert "test_every_image_network_gives_the_same_gradient[cuda:wide-float32-" in output
+    assert "test_every_image_network_gives_the_same_gradient[cuda:wide-all of them-float32]" in output
 
 
 def test_what_is_not_collected_is_named_with_the_package_it_needs() -> None:
