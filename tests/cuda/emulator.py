@@ -46,7 +46,9 @@ _WARNINGS = ("-Wall", "-Wdouble-promotion", "-Werror", "-Wno-unknown-pragmas")
 # Options of NVRTC that change speed, rounding or debugging but no meaning.
 _MEANINGLESS_HERE = re.compile(
     r"--?std=c\+\+(14|17)|--?fmad=(true|false)|--?use_fast_math|--?(generate-)?line-?info|--?restrict|--?w"
+    r"|--device-as-default-execution-space"
 )
+_FLUSH = "-ftz=true"
 
 _BOUND = r"(?:__launch_bounds__\s*\(([^(),]*)(?:,[^()]*)?\)\s*)?"
 _KERNEL = re.compile(rf"__global__\s+{_BOUND}void\s+{_BOUND}(\w+)\s*\(")
@@ -118,6 +120,7 @@ class _Launch(ctypes.Structure):
         ("grid", _Index),
         ("block", _Index),
         ("order", ctypes.c_int),
+        ("flush", ctypes.c_int),
         ("seed", ctypes.c_uint64),
         ("thread", ctypes.c_void_p),
         ("arguments", ctypes.c_void_p),
@@ -304,12 +307,12 @@ class _Group:
 
 
 class Module:
-    """The kernels of one compiled text."""
+    """The kernels of one compiled text. flush: whether they take denormal numbers, and give them, as zero."""
 
-    def __init__(self, library: Path, runtime: ctypes.PyDLL) -> None:
+    def __init__(self, library: Path, runtime: ctypes.PyDLL, flush: bool = False) -> None:
         # PyDLL keeps the interpreter's lock during a launch: threadIdx and its like exist once.
         self.library = ctypes.PyDLL(str(library))
-        self._path, self._runtime = library, runtime
+        self._path, self._runtime, self._flush = library, runtime, flush
         self.arena: int = runtime.cuda_on_cpu_arena()
         if not self.arena:
             raise OSError(
@@ -349,6 +352,7 @@ class Module:
         launch = _Launch.from_address(self._runtime.cuda_on_cpu_prepare())
         launch.thread = ctypes.cast(self.library[f"cuda_on_cpu_thread_{name}"], ctypes.c_void_p)
         launch.image = self._image
+        launch.flush = self._flush
         return launch
 
     def run(self, name: str) -> None:
@@ -385,7 +389,8 @@ def load(code: str, options: tuple[str, ...] = ()) -> Module:
         ["-nodefaultlibs", "-L", str(runtime.parent), f"-l:{runtime.name}", "-Wl,-rpath,$ORIGIN", *_LIBRARIES],
         depends_on=[code, (_FOLDER / "cuda_on_cpu.h").read_text(), Path(__file__).read_text()],
     )
-    return Module(library, _open_runtime(runtime))
+    # The processor flushes either no type or both, CUDA single precision alone: what works in double is left as it is.
+    return Module(library, _open_runtime(runtime), _FLUSH in options and re.search(r"\bfloat\b", code) is not None)
 
 
 def _source(code: str, flags: Sequence[str]) -> str:
@@ -431,7 +436,7 @@ def _flags(options: tuple[str, ...]) -> list[str]:
     for option in options:
         if re.fullmatch(r"-D\w+(=.*)?", option, re.DOTALL):
             flags.append(option)
-        elif not _MEANINGLESS_HERE.fullmatch(option):
+        elif option != _FLUSH and not _MEANINGLESS_HERE.fullmatch(option):
             raise ValueError(f"the emulator does not know the compiler option {option!r}")
     return flags
 

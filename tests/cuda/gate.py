@@ -23,6 +23,7 @@ import numpy as np
 
 from nnfast.activations import ACTIVATIONS
 from nnfast.backends import Recipe
+from nnfast.backends.cuda import OPTIONS as BACKEND_OPTIONS
 from nnfast.backends.cuda.geometry import SIDES
 from nnfast.backends.cuda.layout import Limits, lay_out
 from nnfast.backends.cuda.wide import THREADS
@@ -35,7 +36,9 @@ from nnfast.plan import make_plan
 from nnfast.workloads import WORKLOADS
 from tests.cuda.architectures import ARCHITECTURES
 
-OPTIONS = ("--std=c++17", "-Werror", "all-warnings", "--ptxas-options=-v")
+# What CuPy adds to a module's own options (test_cupy_compiler.py): single precision flushes denormal numbers to zero.
+CUPY_OPTIONS = ("-ftz=true", "--device-as-default-execution-space")
+OPTIONS = (*BACKEND_OPTIONS, *CUPY_OPTIONS, "-Werror", "all-warnings", "--ptxas-options=-v")
 
 # With 64 registers a multiprocessor holds 1024 threads of a kernel, half of what it can hold at most. A kernel that is
 # better off with more has its own entry: those of narrow networks, which have a multiprocessor to themselves, may use

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from tests.cuda import emulator
+from tests.cuda.gate import CUPY_OPTIONS
 from tests.cuda.streams import Stream
 
 if TYPE_CHECKING:
@@ -64,5 +65,5 @@ class RawModule:
         self._twin, self._code, self._options = twin, code, options
 
     def get_function(self, name: str) -> RawKernel:
-        module = emulator.load(self._code, self._options)
+        module = emulator.load(self._code, (*self._options, *CUPY_OPTIONS))
         return RawKernel(self._twin, module.get_function(name, self._twin._architecture))

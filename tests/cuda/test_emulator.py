@@ -206,6 +206,20 @@ def test_options_define_macros_and_unknown_ones_are_refused():
         emulator.load(code, ("-Ifolder",))
 
 
+def test_denormal_numbers_are_flushed_in_single_precision_where_the_option_says():
+    code = """extern "C" __global__ void twice(const T* x, T* y) { y[0] = T(2) * x[0]; y[1] = T(0.125) * x[1]; }"""
+    for dtype, name in ((np.float32, "float"), (np.float64, "double")):
+        smallest = np.finfo(dtype).tiny
+        x = np.array([smallest / 8, smallest], dtype)
+        for flush in (False, True):
+            y = np.full(2, np.nan, dtype)
+            options = ("-ftz=true",) if flush else ()
+            emulator.load(code.replace("T", name), options).get_function("twice")((1,), (1,), (x, y))
+            expected = [0, 0] if flush and dtype == np.float32 else [smallest / 4, smallest / 8]
+            np.testing.assert_array_equal(y, np.array(expected, dtype))
+        assert np.multiply(x[0], dtype(2)) == smallest / 4, "the processor's mode is as before"
+
+
 def test_a_compiled_text_is_kept_on_disk_by_everything_it_depends_on(tmp_path, monkeypatch):
     monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path))
     code = SCALE.format(T="float")

@@ -31,6 +31,7 @@ from .wide import WideProgram
 logger = logging.getLogger("nnfast")
 
 TF32_CAPABILITY = 80  # 8.0, Ampere
+OPTIONS = ("--std=c++17",)  # of NVIDIA's compiler; CuPy adds its own, among them that float32 has no denormal numbers
 
 
 class CudaBackend(Backend):
@@ -106,7 +107,7 @@ class CudaBackend(Backend):
     def kernel(self, source: str, name: str) -> Any:
         """A kernel compiled from `source` for this device; CuPy keeps the compiled code on disk."""
         if (source, name) not in self._kernels:
-            module = self.xp.RawModule(code=source, options=("--std=c++17",))
+            module = self.xp.RawModule(code=source, options=OPTIONS)
             self._kernels[source, name] = module.get_function(name)
         return self._kernels[source, name]
 

@@ -28,6 +28,7 @@ struct Slot {
 struct Launch {
     Index grid, block;
     int order;  // forward, reverse, random
+    int flush;  // denormal numbers to zero
     uint64_t seed;
     void (*thread)(void**);
     void** arguments;

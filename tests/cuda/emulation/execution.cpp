@@ -230,6 +230,21 @@ bool run_block() {
     return true;
 }
 
+// Whether the processor takes denormal numbers, and gives them, as zero.
+void flush_denormals(bool on) {
+#if defined(__x86_64__)
+    constexpr unsigned TO_ZERO = 0x8040;
+    const unsigned mode = __builtin_ia32_stmxcsr();
+    __builtin_ia32_ldmxcsr(on ? mode | TO_ZERO : mode & ~TO_ZERO);
+#elif defined(__aarch64__)
+    constexpr unsigned TO_ZERO = 1u << 24;
+    const unsigned mode = __builtin_aarch64_get_fpcr();
+    __builtin_aarch64_set_fpcr(on ? mode | TO_ZERO : mode & ~TO_ZERO);
+#else
+    static_cast<void>(on);
+#endif
+}
+
 // The memory of small arrays is kept for the next launch.
 void forget_large_arrays() {
     for (unsigned i = 0; i < SLOTS; ++i)
@@ -286,6 +301,10 @@ Launch* cuda_on_cpu_prepare() {
 
 // Runs the prepared launch; a report where a thread did what CUDA forbids.
 const Report* cuda_on_cpu_run() {
+    struct Mode {  // of the processor, while the launch runs
+        Mode() { flush_denormals(launch.flush); }
+        ~Mode() { flush_denormals(false); }
+    } mode;
     blockDim = launch.block;
     gridDim = launch.grid;
     thread_count = blockDim.x * blockDim.y * blockDim.z;
