@@ -345,6 +345,7 @@ MUTANTS = [
         {
             ("first_step + active", "active"): Level.NUMBERS,
             (" / divisor, self._gradient.get()", ", self._gradient.get()"): Level.NUMBERS,
+            ("            self._xp.cuda.get_current_stream().synchronize()\n", ""): Level.TWIN,
         },
     ),
     *_in_file(
@@ -354,7 +355,8 @@ MUTANTS = [
             ("words[first:] = order", "words[first:] = np.sort(order)"): Level.NUMBERS,
             ("source.scale if inputs.dtype == np.uint8 else 1.0", "1.0"): Level.NUMBERS,
             ("np.minimum(firsts + size, n_rows)", "firsts + size"): Level.BOUNDS,
-            ("self.values[: values.size].set(", "self.values.set("): Level.TWIN,
+            ("self.values[: flat.size].set(", "self.values.set("): Level.TWIN,
+            ("        self._sent = words, flat\n", ""): Level.TWIN,
         },
     ),
     *_in_file(

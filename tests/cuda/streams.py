@@ -120,6 +120,7 @@ class Streams:
         self.is_array = is_array
         self.require_device = require_device
         self.every: list[Stream] = []
+        self.lost: str | None = None  # what is told by the next piece of work
         self.host: dict[Stream, int] = {}  # what the host has waited for: all that it gives later comes after it
         self.Stream: type[Stream] = type("Stream", (Stream,), {"_streams": self})
         self.Event: type[Event] = type("Event", (Event,), {"_streams": self})
@@ -175,6 +176,18 @@ class Streams:
             memory.write, memory.reads = (stream, stream._clock), {}
         else:
             memory.reads[stream] = stream._clock
+
+    def borrow(self, host: np.ndarray, stream: Stream) -> None:
+        """Note that the stream's latest work reads host memory, which must live until the host has waited for it."""
+        while isinstance(host.base, np.ndarray):
+            host = host.base
+        clock = stream._clock
+
+        def give_back() -> None:
+            if self.host.get(stream, 0) < clock:
+                self.lost = "twin: host memory was given up while a copy to the device may still have been reading it"
+
+        weakref.finalize(host, give_back).atexit = False
 
     def require_no_capture(self, error: Exception, stream: Stream | None = None) -> None:
         """Raise `error` if the stream, by default the current one, is capturing."""
@@ -278,6 +291,9 @@ class Stream:
 
     def _advance(self) -> None:
         """Before each piece of work: what it comes after."""
+        if lost := self._streams.lost:
+            self._streams.lost = None
+            raise RuntimeError(lost)
         _merge(self._seen, self._streams.host)
         null = self._streams.null
         if self is null:

@@ -77,7 +77,8 @@ def test_what_is_captured_runs_when_the_graph_is_launched_and_as_often(xp: Any) 
             expected[0, 0] = 7
         np.testing.assert_array_equal(y.get(), expected)
         assert int(count[0]) == 3
-        x.set(10 * HOST)  # the graph has the array's address and not its values
+        other = 10 * HOST
+        x.set(other)  # the graph has the array's address and not its values
         y.fill(0)
         graph.launch(stream)
         expected = 2 * (np.float32(5) * HOST) + 10 * HOST
@@ -225,15 +226,32 @@ def test_work_of_two_streams_on_one_array_needs_an_order(twin: Any) -> None:
         one.wait_event(early)
         assert a.get().tolist() == [1, 1, 1]
     add()
+    ones = np.ones(1, np.float32)
     with one:
         a_later = a[:1]
-        refusal(RuntimeError, "a copy from the host uses memory", lambda: a_later.set(np.ones(1, np.float32)))
+        refusal(RuntimeError, "a copy from the host uses memory", lambda: a_later.set(ones))
         one.wait_event(two.record())
         one.wait_event(early)  # an older order takes nothing back
-        a_later.set(np.ones(1, np.float32))
+        a_later.set(ones)
     refusal(RuntimeError, "nothing orders the two", add)
     one.record().synchronize()
     add()
+
+
+@pytest.mark.parametrize("wait", [True, False])
+def test_host_memory_lives_until_the_copy_from_it_was_waited_for(twin: Any, wait: bool) -> None:
+    stream, a = twin.cuda.Stream(), twin.zeros(3, np.float32)
+    with stream:
+        host = np.ones(4, np.float32)[1:]
+        a.set(host)
+        if wait:
+            stream.synchronize()
+        del host
+        if wait:
+            a.get()
+        else:
+            refusal(RuntimeError, "twin: host memory was given up while a copy to the device", a.get)
+        refusal(ValueError, "twin: CuPy would send a copy of a strided array", lambda: a.set(HOST[:, 0]))
 
 
 def test_reading_in_two_streams_needs_none_but_writing_after_it_does(twin: Any) -> None:

@@ -110,7 +110,8 @@ def test_slices_elements_and_transposes_are_views(xp, dev):
     dev[0, 0].fill(20)
     dev.T[3:, 2] = 30
     dev.reshape(-1)[1:3] += 1
-    dev.ravel()[4:5].set(np.array([40], np.float32))
+    forty = np.array([40], np.float32)
+    dev.ravel()[4:5].set(forty)
     xp.copyto(dev[2, :2], dev[0, :2])
     xp.multiply(dev[1, 3:], 2, out=dev[1, 3:])
     expected = [[20, -3, -2, -2], [40, 0, 10, 4], [20, -3, 5, 30]]

@@ -119,7 +119,10 @@ class ndarray:  # noqa: N801 - CuPy's own name
         _require_alike(arr, self._host, "set to")
         if not (self.flags.c_contiguous or self.flags.f_contiguous):
             raise RuntimeError("Cannot set to non-contiguous array")
+        if not arr.flags.c_contiguous:
+            raise ValueError("twin: CuPy would send a copy of a strided array, and give it up too early")
         self._twin._send(self, stream)
+        self._twin._streams.borrow(arr, stream or self._twin._streams.current)
         self._host[...] = arr
 
     # Views and copies

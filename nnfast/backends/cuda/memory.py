@@ -96,6 +96,7 @@ class Stretch:
         self._xp = xp
         self.width = width  # numbers a step: the divisor, and the optimizer's values
         self.words, self.values, self.losses = (xp.empty(0, kind) for kind in (np.int64, np.float64, np.float64))
+        self._sent: tuple[NDArray[Any], ...] = ()  # kept until the next: a device may read them when set() has returned
 
     def upload(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], numbers: NDArray[np.int64], values: NDArray[Any]
@@ -113,8 +114,10 @@ class Stretch:
         records[:, :2], records[:, 2] = bounds, numbers
         words[first:] = order
         moved = self._reserve(len(words), steps)
+        flat = np.ascontiguousarray(values, np.float64).reshape(-1)
+        self._sent = words, flat
         self.words[: len(words)].set(words)
-        self.values[: values.size].set(np.ascontiguousarray(values, np.float64).reshape(-1))
+        self.values[: flat.size].set(flat)
         return moved
 
     def _reserve(self, words: int, steps: int) -> bool:

@@ -141,8 +141,7 @@ class CudaProgram(Program):
 
     @parameters.setter
     def parameters(self, vector: Vector) -> None:
-        with self._device():
-            self._parameters.set(np.ascontiguousarray(vector, self.recipe.dtype))
+        self._send(self._parameters, vector)
 
     @property
     def slots(self) -> Vector:
@@ -151,5 +150,11 @@ class CudaProgram(Program):
 
     @slots.setter
     def slots(self, vectors: Vector) -> None:
+        self._send(self._slots, vectors)
+
+    def _send(self, there: Any, values: Vector) -> None:
+        """Copy values over, and wait: whoever has them may change them afterwards."""
+        host = np.ascontiguousarray(values, self.recipe.dtype)
         with self._device():
-            self._slots.set(np.ascontiguousarray(vectors, self.recipe.dtype))
+            there.set(host)
+            self._xp.cuda.get_current_stream().synchronize()
