@@ -314,7 +314,7 @@ MUTANTS = [
         BACKEND + "wide.py",
         {
             ("np.float64(self.recipe.clip_norm or 0.0)", "self.recipe.clip_norm or 0"): Level.TWIN,
-            ("xp.matmul, x.T, delta,", "xp.matmul, x, delta,"): Level.TWIN,
+            ("matmul, x.T, delta,", "matmul, x, delta,"): Level.TWIN,
             ("-(-elements // per_block)", "elements // per_block"): Level.TWIN,
             ("training=True)", "training=False)"): Level.NUMBERS,
             ("first : first + n], losses[index])", "first : first + n], losses[0])"): Level.NUMBERS,

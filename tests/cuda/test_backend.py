@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import re
 import sys
+import threading
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -176,6 +177,33 @@ def test_tf32_holds_for_its_programs_and_no_longer() -> None:
         assert xp._core.get_compute_type(np.float32) == outside
     with pytest.raises(BackendUnavailableError, match=r"tf32 needs compute capability 8\.0, but device 0 has 7\.5"):
         CudaBackend(tf32=True, xp=make_twin(architecture="sm_75"))
+
+
+def test_threads_with_and_without_tf32_do_not_change_each_other_s_products() -> None:
+    xp = make_twin()
+    kinds = xp._core._routines_linalg
+    product = xp.matmul
+    seen: list[tuple[str, int]] = []
+    other: list[threading.Thread] = []
+
+    def matmul(a: Any, b: Any, out: Any) -> Any:
+        if not other:  # in the middle of the first product another thread asks for one
+            other.append(threading.Thread(target=plain.matmul, args=(a, b, xp.empty((2, 2), np.float32))))
+            other[0].start()
+            other[0].join(0.05)
+        seen.append((threading.current_thread().name, xp._core.get_compute_type(np.float32)))
+        return product(a, b, out=out)
+
+    xp.matmul = matmul
+    plain, rounded = CudaBackend(path="wide", xp=xp), CudaBackend(path="wide", tf32=True, xp=xp)
+    ones = xp.ones((2, 2), np.float32)
+    rounded.matmul(ones, ones, xp.empty((2, 2), np.float32))
+    other[0].join()
+    assert seen == [
+        (threading.current_thread().name, kinds.COMPUTE_TYPE_TF32),
+        (other[0].name, kinds.COMPUTE_TYPE_DEFAULT),
+    ]
+    assert xp._core.get_compute_type(np.float32) == kinds.COMPUTE_TYPE_DEFAULT
 
 
 # Repetition and graphs

@@ -7,14 +7,14 @@ all others the wide one (wide.py); layout.py has the rule.
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import importlib
 import importlib.util
 import logging
 import sys
-from collections.abc import Iterator, Sequence
+import threading
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -32,6 +32,8 @@ logger = logging.getLogger("nnfast")
 
 TF32_CAPABILITY = 80  # 8.0, Ampere
 OPTIONS = ("--std=c++17",)  # of NVIDIA's compiler; CuPy adds its own, among them that float32 has no denormal numbers
+
+_compute_type = threading.Lock()  # CuPy has one setting for all threads: who sets it for a product holds this
 
 
 class CudaBackend(Backend):
@@ -111,17 +113,21 @@ class CudaBackend(Backend):
             self._kernels[source, name] = module.get_function(name)
         return self._kernels[source, name]
 
-    @contextlib.contextmanager
-    def products(self) -> Iterator[None]:
-        """Within it, float32 products are what tf32 says; CuPy's setting is the whole process's."""
+    def matmul(self, a: Any, b: Any, out: Any) -> None:
+        """out = a b, the factors rounded as tf32 says, whatever CuPy's setting is outside."""
         core = self.xp._core
         kinds = core._routines_linalg
-        before = core.get_compute_type(np.float32)
-        core.set_compute_type(np.float32, kinds.COMPUTE_TYPE_TF32 if self.tf32 else kinds.COMPUTE_TYPE_DEFAULT)
-        try:
-            yield
-        finally:
-            core.set_compute_type(np.float32, before)
+        wanted = kinds.COMPUTE_TYPE_TF32 if self.tf32 else kinds.COMPUTE_TYPE_DEFAULT
+        with _compute_type:
+            before = core.get_compute_type(np.float32)
+            if before == wanted:
+                self.xp.matmul(a, b, out=out)
+                return
+            core.set_compute_type(np.float32, wanted)
+            try:
+                self.xp.matmul(a, b, out=out)
+            finally:
+                core.set_compute_type(np.float32, before)
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any] | None:

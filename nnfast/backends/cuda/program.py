@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 from abc import abstractmethod
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -44,10 +42,8 @@ class CudaProgram(Program):
         self._source: Source | None = None
         self._uploaded: dict[int, tuple[Source, DeviceRows]] = {}
 
-    @contextlib.contextmanager
-    def _device(self) -> Iterator[None]:
-        with self._xp.cuda.Device(self._backend.device), self._backend.products():
-            yield
+    def _device(self) -> Any:
+        return self._xp.cuda.Device(self._backend.device)
 
     def bind(self, source: Source) -> None:
         self._source = source

@@ -147,7 +147,7 @@ class WideProgram(CudaProgram):
     def _dense_forward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
         """z = x W, then, but for the last layer, a = f(z + b)."""
         x, z, outputs = (self._view(span, batch.n) for span in (op.inputs, op.z, op.outputs))
-        product = partial(self._xp.matmul, x, op.weights.view(self._parameters), out=z)
+        product = partial(self._backend.matmul, x, op.weights.view(self._parameters), out=z)
         if op is self.plan.output:
             return [product]
         arguments = (z, *self._bias(op), outputs, self._constants_of(op), *shape_arguments(z))
@@ -156,7 +156,6 @@ class WideProgram(CudaProgram):
 
     def _dense_backward(self, op: DenseOperation, batch: Batch) -> list[Launch]:
         """delta = dLoss/da f'(z), but for the last layer, whose loss gave delta; then the three gradients."""
-        xp = self._xp
         x, z, outputs, delta = (self._view(span, batch.n) for span in (op.inputs, op.z, op.outputs, op.gradient))
         launches: list[Launch] = []
         if op is not self.plan.output or op.bias:
@@ -168,10 +167,10 @@ class WideProgram(CudaProgram):
             )  # fmt: skip
             kernel = self._kernel("activation", slope, name="derivative")
             launches.append(partial(kernel, (grid_blocks(z.shape[1], 8),), (8, 64), arguments))
-        launches.append(partial(xp.matmul, x.T, delta, out=op.weights.view(self._gradient)))
+        launches.append(partial(self._backend.matmul, x.T, delta, out=op.weights.view(self._gradient)))
         if op.input_gradient:
             W = op.weights.view(self._parameters)
-            launches.append(partial(xp.matmul, delta, W.T, out=self._view(op.input_gradient, batch.n)))
+            launches.append(partial(self._backend.matmul, delta, W.T, out=self._view(op.input_gradient, batch.n)))
         return launches
 
     def _dropout_forward(self, op: DropoutOperation, batch: Batch) -> list[Launch]:
