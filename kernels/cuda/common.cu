@@ -7,16 +7,15 @@
 //   [3 + 3 k ...]  of step k: its first place in the order, the place after its last, its number in the run
 // Of doubles there is a row a step: the divisor of loss and gradient, then the optimizer's values.
 struct Step {
-    long long index, first, number;
+    long long index, first, rows, number;
     const long long* order;
-    int rows;
 
     __device__ __forceinline__ Step(const long long* stretch, int counter)
     {
         index = stretch[counter];
         const long long* record = stretch + 3 + 3 * index;
         first = record[0];
-        rows = int(record[1] - record[0]);
+        rows = record[1] - record[0];
         number = record[2];
         order = stretch[2] ? stretch + stretch[2] : nullptr;
     }

@@ -4,7 +4,7 @@ extern "C" __global__ void dropout(const T* __restrict__ inputs, T* __restrict__
                                    T scale, int columns, const long long* __restrict__ stretch)
 {
     const Step step(stretch, 0);
-    const long long n = (long long)step.rows * columns, stride = (long long)gridDim.x * blockDim.x;
+    const long long n = step.rows * columns, stride = (long long)gridDim.x * blockDim.x;
     for (long long block = (long long)blockIdx.x * blockDim.x + threadIdx.x; 4 * block < n; block += stride) {
         unsigned int c[4];
         dropout_words(c, block, (unsigned long long)step.number, purpose_layer, seed);

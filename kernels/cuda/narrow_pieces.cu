@@ -209,6 +209,7 @@ __device__ __forceinline__ void undrop(const Block& b, int mask, int delta)
 __device__ __forceinline__ double penalties_of(const T* W, int size, double alpha, double l1)
 {
     double sum = 0.0;
-    for (int i = blockIdx.x * THREADS + threadIdx.x; i < size; i += gridDim.x * THREADS) sum += penalty(W[i], alpha, l1);
+    const long long first = (long long)blockIdx.x * THREADS + threadIdx.x, stride = (long long)gridDim.x * THREADS;
+    for (long long i = first; i < size; i += stride) sum += penalty(W[i], alpha, l1);
     return sum;
 }

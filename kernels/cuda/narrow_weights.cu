@@ -91,7 +91,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
 {
     const Step step(stretch, 1);
     const double* row = values + step.index * (1 + STEP_VALUES);
-    const Weight weight = weight_of_tile(p, workspace, step.rows, T(row[0]), alpha, l1);
+    const Weight weight = weight_of_tile(p, workspace, int(step.rows), T(row[0]), alpha, l1);
     if (weight.place >= 0) {
         T s[STEP_VALUES];
         for (int i = 0; i < STEP_VALUES; ++i) s[i] = T(row[1 + i]);
@@ -111,7 +111,7 @@ extern "C" __global__ void __launch_bounds__(256, 1)
              double l1, double* __restrict__ squares)
 {
     const Step step(stretch, 0);
-    const Weight weight = weight_of_tile(p, workspace, step.rows, T(values[step.index * width]), alpha, l1);
+    const Weight weight = weight_of_tile(p, workspace, int(step.rows), T(values[step.index * width]), alpha, l1);
     double square = 0.0;
     if (weight.place >= 0) {
         g[weight.place] = weight.gradient;

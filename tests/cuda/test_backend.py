@@ -16,7 +16,7 @@ import pytest
 from nnfast.backends import BackendUnavailableError, Recipe, Source, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend, parse_options
 from nnfast.backends.cuda.layout import Limits, choose_path, lay_out
-from nnfast.backends.cuda.memory import OutOfDeviceMemoryError, bytes_needed
+from nnfast.backends.cuda.memory import OutOfDeviceMemoryError, bytes_needed, single_steps
 from nnfast.backends.cuda.narrow import GRAPH_STEPS, NarrowProgram
 from nnfast.backends.cuda.program import CudaProgram
 from nnfast.losses import LOSSES
@@ -275,6 +275,19 @@ def test_batches_may_grow_and_shrink(make: Make) -> None:
         part = order[bounds[index] : bounds[index + 1]]
         assert cut.run(part, np.array([0, len(part)]), rates[:1], index)[0] == losses[index]
     np.testing.assert_array_equal(cut.parameters, whole.parameters)
+
+
+def test_rows_beyond_the_range_of_an_int_are_evaluated() -> None:
+    xp = make_twin()
+    program = bound(CudaBackend(path="narrow", xp=xp))
+    assert isinstance(program, NarrowProgram)
+    rows, layout = program._upload(program._source), program._layout
+    outputs, losses = xp.empty((layout.rows, 3), np.float32), xp.empty(1, np.float64)
+    words = xp.asarray(single_steps(2**31 + 8, 2**31 + 8)[0])  # of these, the first block's alone
+    arguments = (*program._source_arguments(rows), program._parameters, program._constants, words, outputs, losses)
+    kernel = program._rows_kernel(rows, "evaluate")
+    kernel((1,), (layout.threads,), arguments, shared_mem=program._shared_bytes)
+    np.testing.assert_array_equal(outputs.get(), program.predict(program._source)[: layout.rows])
 
 
 # Streams and memory
