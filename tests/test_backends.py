@@ -8,12 +8,14 @@ import subprocess
 import sys
 from operator import attrgetter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nnfast import backends
 from nnfast.backends import BackendUnavailableError, get_backend
 from nnfast.backends import cuda as cuda_module
+from tests.cuda.twin import make_twin
 
 
 def test_a_name_gives_that_backend() -> None:
@@ -46,6 +48,34 @@ def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(reasons, "numba", "no LLVM")
     assert get_backend("auto").choice == "auto chose numpy (no cuda: no GPU today; no numba: no LLVM)"
     assert get_backend("numpy").choice is None
+
+
+@pytest.mark.parametrize("missing", ["compiler", "cuBLAS", None])
+def test_a_device_without_cuda_s_libraries_is_not_available(
+    monkeypatch: pytest.MonkeyPatch, missing: str | None
+) -> None:
+    """CuPy can be imported, and finds devices, where it can compile no kernel and multiply no matrices."""
+
+    def get_function(name: str) -> None:
+        if missing == "compiler":
+            raise RuntimeError("Failed to find CUDA headers.\nMore")
+
+    xp = make_twin()
+    xp.RawModule = lambda code, options: SimpleNamespace(get_function=get_function)  # type: ignore[assignment]
+    monkeypatch.setattr(cuda_module.ctypes, "CDLL", lambda name: None)
+    monkeypatch.setitem(sys.modules, "cupy", xp)
+    monkeypatch.setitem(sys.modules, "cupy.cublas", None if missing == "cuBLAS" else xp)
+    cuda_module._missing_library.cache_clear()
+    try:
+        reason = cuda_module.unavailable_reason()
+    finally:
+        cuda_module._missing_library.cache_clear()
+    if missing is None:
+        assert reason is None
+        return
+    assert reason is not None
+    assert ("Failed to find CUDA headers.);" if missing == "compiler" else "cupy.cublas") in reason
+    assert reason.endswith("; install nnfast[cuda12], nnfast[cuda13] or the CUDA toolkit")
 
 
 def test_a_driver_that_is_missing_is_said_without_importing_cupy() -> None:

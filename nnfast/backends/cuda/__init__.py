@@ -161,7 +161,20 @@ def unavailable_reason() -> str | None:
         count = importlib.import_module("cupy").cuda.runtime.getDeviceCount()
     except Exception as error:  # CuPy's own classes, known only where it can be imported
         return f"CuPy finds no usable CUDA device ({' '.join(str(error).split())})"
-    return None if count else "there is no CUDA device"
+    return _missing_library() if count else "there is no CUDA device"
+
+
+@functools.cache
+def _missing_library() -> str | None:
+    """Why CuPy, which brings neither a compiler nor cuBLAS, can find none of its own on this machine."""
+    try:
+        cupy = importlib.import_module("cupy")
+        cupy.RawModule(code='extern "C" __global__ void nothing() {}', options=OPTIONS).get_function("nothing")
+        importlib.import_module("cupy.cublas")
+    except Exception as error:
+        reason = str(error).strip().partition("\n")[0]
+        return f"CuPy finds no CUDA libraries ({reason}); install nnfast[cuda12], nnfast[cuda13] or the CUDA toolkit"
+    return None
 
 
 def create(**options: Any) -> CudaBackend:
