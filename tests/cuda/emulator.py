@@ -7,9 +7,10 @@ the kernel's text. ctypes calls the kernels, each argument's type checked agains
 
 It proves what a kernel computes, on any Linux machine with g++, and nothing about speed. What it cannot see: how blocks
 interleave, since they run one after another (what they share without atomics is refused as a race); an overrun from one
-part of a kernel's dynamic shared memory into the next, or from one argument into another that overlaps it; the fused
-multiply-adds of nvcc (here contraction is off); tensor cores, asynchronous copies and cooperative groups, which do not
-compile. A thread that spins until another writes waits for ever.
+part of a kernel's dynamic shared memory into the next, where a launch does not name them with space in between, or from
+one argument into another that overlaps it; the fused multiply-adds of nvcc (here contraction is off); tensor cores,
+asynchronous copies and cooperative groups, which do not compile. A thread that spins until another writes waits for
+ever.
 """
 
 import ctypes
@@ -115,6 +116,10 @@ class _Slot(ctypes.Structure):
     _fields_ = (("start", ctypes.c_size_t), ("size", ctypes.c_size_t), ("name", ctypes.c_char_p))
 
 
+class _Part(ctypes.Structure):
+    _fields_ = (("start", ctypes.c_size_t), ("size", ctypes.c_size_t))
+
+
 class _Launch(ctypes.Structure):
     _fields_ = (
         ("grid", _Index),
@@ -126,6 +131,8 @@ class _Launch(ctypes.Structure):
         ("arguments", ctypes.c_void_p),
         ("image", ctypes.c_void_p * 4),
         ("slots", _Slot * _SLOTS),
+        ("parts", ctypes.c_void_p),
+        ("part_count", ctypes.c_size_t),
     )
 
 
@@ -163,10 +170,13 @@ class Kernel:
         args: Sequence[Any],
         *,
         shared_mem: int = 0,
+        shared_parts: Sequence[tuple[int, int]] = (),
         order: str = "forward",
         seed: int = 0,
     ) -> None:
         """Runs every thread of every block in one of ORDERS ("random": the same sequence for the same seed).
+
+        shared_parts: where dynamic shared memory is cut up, each part's offset and size in bytes; none: it is not.
 
         The kernel works on copies, so a launch that fails leaves the arrays as they were. Raises TypeError for an
         argument of another type than the parameter's, LaunchError for a launch that CUDA refuses, and the kinds of
@@ -193,6 +203,8 @@ class Kernel:
         launch.grid, launch.block = _Index(*sizes[:3]), _Index(*sizes[3:])
         launch.order, launch.seed = ORDERS.index(order), seed
         launch.slots[_SLOTS - 1] = _Slot(_GUARD, shared_mem, b"dynamic shared memory")
+        parts = (_Part * len(shared_parts))(*shared_parts)
+        launch.parts, launch.part_count = ctypes.addressof(parts), len(parts)
         groups = self._place(launch, args, values)
         pointers = (ctypes.c_void_p * len(values))(*(ctypes.addressof(value) for value in values))
         launch.arguments = ctypes.addressof(pointers)

@@ -6,6 +6,7 @@ through the backend, so that whatever the backend does with it is part of the ch
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import importlib.util
 import shutil
@@ -15,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import numpy as np
@@ -23,12 +25,15 @@ import scipy.sparse as sp
 import nnfast.backends.cuda
 import nnfast.backends.cuda.wide
 from nnfast.backends import Backend, Recipe, Source, get_backend
+from nnfast.backends.cuda import CudaBackend
+from nnfast.backends.cuda.layout import Layout
 from nnfast.kernels.cuda import sources
 from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from nnfast.network import Network
 from nnfast.optimizers import adam, sgd
+from nnfast.plan import Plan
 from tests.cuda import emulator, gate
-from tests.cuda.twin import make_twin
+from tests.cuda.twin import Twin, make_twin
 from tests.programs import make_program, recipe
 from tests.tolerances import ONE_STEP, TEN_STEPS, difference
 
@@ -71,7 +76,7 @@ def compiled_text(file: str, text: str) -> str:
 
 
 @contextmanager
-def _replaced(file: str, text: str) -> Iterator[Callable[..., Backend]]:
+def _replaced(file: str, text: str) -> Iterator[Callable[..., CudaBackend]]:
     """The CUDA backend's class while `text` stands in for a file: one of the kernels', or of its own."""
     if file.startswith(BACKEND):
         with tempfile.TemporaryDirectory() as folder, patch.dict("sys.modules"):
@@ -88,7 +93,7 @@ def _replaced(file: str, text: str) -> Iterator[Callable[..., Backend]]:
         original = sources._file
         changed = Path(file).name
         with patch.object(sources, "_file", lambda name: text if name == changed else original(name)):
-            yield nnfast.backends.cuda.CudaBackend
+            yield CudaBackend
 
 
 # The project's kernels
@@ -108,8 +113,10 @@ class Case:
     scale: float = 1.0
     max_blocks: int = nnfast.backends.cuda.wide.MAX_BLOCKS
 
-    def check(self, backend: Backend) -> None:
-        with patch.object(sys.modules[f"{type(backend).__module__}.wide"], "MAX_BLOCKS", self.max_blocks):
+    def check(self, backend: CudaBackend) -> None:
+        wide, narrow = (sys.modules[f"{type(backend).__module__}.{path}"] for path in ("wide", "narrow"))
+        spaced = functools.partial(lay_out_with_gaps, narrow.lay_out, backend.xp)
+        with patch.object(wide, "MAX_BLOCKS", self.max_blocks), patch.object(narrow, "lay_out", spaced):
             results = self.run(backend)
         for ours, reference in zip(results, self.reference, strict=True):
             assert difference(ours, reference) < TEN_STEPS[self.recipe.dtype.name]
@@ -137,6 +144,28 @@ class Case:
             *losses, program.parameters, program.slots, np.array(loss), outputs, program.predict(source),
             *map(np.asarray, program.loss_and_gradient(batch)), program.state,
         ]  # fmt: skip
+
+
+GAP = 3  # groups of numbers between two parts of a narrow block's shared memory
+
+
+def lay_out_with_gaps(lay_out: Callable[..., Layout | None], xp: Twin, plan: Plan, *arguments: Any) -> Layout | None:
+    """A layout with space between its parts, which the emulator then knows: an overrun meets no other part."""
+    layout = lay_out(plan, *arguments)
+    if layout is None:
+        return None
+    ends = [*sorted(layout.places.values())[1:], layout.scratch, layout.size]
+    places, parts, shift = {}, [], 0
+    for (key, place), end in zip(sorted(layout.places.items(), key=lambda item: item[1]), ends, strict=False):
+        places[key] = place + shift
+        parts.append((place + shift, end - place))
+        shift += GAP
+    parts.append((layout.scratch + shift, layout.size - layout.scratch))
+    spaced = dataclasses.replace(layout, places=places, scratch=layout.scratch + shift, size=layout.size + shift)
+    dtype = arguments[0]
+    group = layout.rows * dtype.itemsize
+    xp.shared_parts[spaced.shared_bytes(dtype)] = [(group * start, group * width) for start, width in parts]
+    return spaced
 
 
 def _csr(random: np.random.Generator) -> sp.csr_array:

@@ -277,6 +277,7 @@ MUTANTS = [
             ("int i = slice; i < INPUTS; i += SLICES", "int i = slice; i < INPUTS - 1; i += SLICES"): Level.NUMBERS,
             ("slice < SLICES; ++slice) sum", "slice < 1; ++slice) sum"): Level.NUMBERS,
             ("(bias ? bias[c] : T(0.0));\n        if (z", "T(0.0);\n        if (z"): Level.NUMBERS,
+            ("if (z >= 0) b.memory[z + c].of[r] = x;", "if (z >= 0) b.memory[z + c + 1].of[r] = x;"): Level.BOUNDS,
             ("if (z >= 0) b.memory[z + c].of[r] = x;", ""): Level.NUMBERS,
             (
                 "(b.first + r) * COLUMNS + c;\n            unsigned",
@@ -371,6 +372,7 @@ MUTANTS = [
     *_in_file(
         BACKEND + "layout.py",
         {
+            ("size += width\n", "size += width - (width > 3)\n"): Level.BOUNDS,
             ("size += max(2 * width,", "size += max(width,"): Level.BOUNDS,
         },
     ),

@@ -32,8 +32,13 @@ class RawKernel:
             twin._unwrap(argument)
         writes = [*kernel.writes, *(False for _ in args)][: len(args)]
 
+        parts = twin.shared_parts.get(shared_mem, ())
+
         def launch(*values: Any) -> None:
-            kernel(grid, block, values, shared_mem=shared_mem, order=twin._order, seed=twin._launches)
+            kernel(
+                grid, block, values,
+                shared_mem=shared_mem, shared_parts=parts, order=twin._order, seed=twin._launches,
+            )  # fmt: skip
             twin._launches += 1
 
         twin._streams.issue(f"kernel {self.name!r}", "kernel_launches", launch, args, writes, stream)

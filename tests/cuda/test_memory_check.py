@@ -114,6 +114,16 @@ def test_dynamic_shared_memory_ends_where_the_launch_says(index: str, size: int,
         launch(body, "float* y", floats(64), shared_mem=size)
 
 
+@pytest.mark.parametrize(("index", "found"), [("t < 32 ? t : t + 4", None), ("t", "128"), ("t + 1", "128")])
+def test_what_lies_between_the_parts_of_dynamic_shared_memory_is_nobody_s(index: str, found: str | None) -> None:
+    body = f"extern __shared__ float values[]; values[{index}] = 1.0f; __syncthreads(); y[t] = values[{index}];"
+    options = {"shared_mem": 272, "shared_parts": [(0, 128), (144, 128)]}
+    if found is None:
+        return launch(body, "float* y", floats(64), **options)
+    with pytest.raises(emulator.OutOfBoundsError, match=f"offset {found} of dynamic shared memory, in none of its"):
+        launch(body, "float* y", floats(64), **options)
+
+
 # Races
 
 ORDERED = {

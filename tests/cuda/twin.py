@@ -198,7 +198,10 @@ for _name, _function in _ARITHMETIC.items():
 
 
 class Twin:
-    """The module object. Make one with `make_twin()`; `counters` is all it has that CuPy has not."""
+    """The module object. Make one with `make_twin()`; `counters` and `shared_parts` are all it has that CuPy has not.
+
+    shared_parts: of dynamic shared memory of so many bytes, the parts that a kernel cuts it into (see emulator.Kernel).
+    """
 
     __name__ = "cupy"
     __spec__ = ModuleSpec("cupy", None)  # importlib.util.find_spec asks a stand-in in sys.modules for it
@@ -209,6 +212,7 @@ class Twin:
         self._launches = 0
         self.ndarray = ndarray
         self.counters = Counters()
+        self.shared_parts: dict[int, list[tuple[int, int]]] = {}
         self._streams = Streams(self.counters, lambda value: isinstance(value, ndarray), self._require_device)
         self._pool = device.Pool(memory)
         self.cuda = device.make_cuda(devices, architecture, self._pool, self._streams)

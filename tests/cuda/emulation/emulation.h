@@ -24,6 +24,10 @@ struct Slot {
     const char* name;
 };
 
+struct Part {
+    size_t start, size;  // bytes from the beginning of dynamic shared memory
+};
+
 // A launch as emulator.py fills it in; grid and block are checked already.
 struct Launch {
     Index grid, block;
@@ -34,6 +38,8 @@ struct Launch {
     void** arguments;
     char* image[4];  // begin, end, and the static shared memory in it
     Slot slots[SLOTS];
+    const Part* parts;  // of dynamic shared memory, where a kernel cuts it up; what lies between is nobody's
+    size_t part_count;
 };
 
 enum class Violation : int { bounds = 1, race = 2, barrier = 3, undefined = 4 };

@@ -117,6 +117,14 @@ void check_granule(Granule& granule, const Place& place, size_t offset, unsigned
     }
 }
 
+bool is_in_a_part(size_t offset, size_t bytes) {
+    for (size_t i = 0; i < launch.part_count; ++i) {
+        const Part& part = launch.parts[i];
+        if (offset >= part.start && offset + bytes <= part.start + part.size) return true;
+    }
+    return !launch.part_count;
+}
+
 void check(void* address, size_t bytes, Kind kind, void* return_address) {
     char* const at = static_cast<char*>(address);
     if (at >= stacks_begin && at < stacks_end) return;  // a thread's own
@@ -134,6 +142,9 @@ void check(void* address, size_t bytes, Kind kind, void* return_address) {
         if (relative >= place.size || relative + bytes > place.size)
             fail_bounds(kind, bytes, place.name ? place.name : "no array", static_cast<long long>(relative),
                         place.size);
+        if (place.slot == DYNAMIC_SHARED && !is_in_a_part(relative, bytes))
+            fail(Violation::bounds, 0, "%s %zu bytes at offset %zu of %s, in none of its parts", VERBS[int(kind)], bytes,
+                 relative, place.name);
     } else if (at >= launch.image[0] && at + bytes <= launch.image[1]) {
         place.slot = SLOTS;
         place.offset = static_cast<size_t>(at - launch.image[0]);
