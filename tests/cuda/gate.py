@@ -13,8 +13,10 @@ import ctypes
 import dataclasses
 import functools
 import importlib.util
+import os
 import re
 from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -177,6 +179,7 @@ def unavailable_reason() -> str | None:
     return None if _libraries() else "NVRTC is not installed; install nvidia-cuda-nvrtc"
 
 
+@functools.cache
 def compile_text(code: str, architecture: str, options: tuple[str, ...] = OPTIONS) -> list[Usage]:
     """Compile to machine code for an architecture ("sm_90"). Raises GateError with the compiler's messages."""
     nvrtc = _nvrtc()
@@ -199,15 +202,19 @@ def compile_text(code: str, architecture: str, options: tuple[str, ...] = OPTION
 
 def compile_all(pairs: Iterable[tuple[Text, str]]) -> list[tuple[Text, Usage]]:
     """Compile (text, architecture) pairs and check each kernel. Raises GateError, which names the text."""
-    results = []
-    for text, architecture in pairs:
+
+    def compile_pair(text: Text, architecture: str) -> list[tuple[Text, Usage]]:
         try:
-            for usage in compile_text(text.code, architecture):
+            usages = compile_text(text.code, architecture)
+            for usage in usages:
                 usage.check()
-                results.append((text, dataclasses.replace(usage, launch=text.launch)))
         except GateError as error:
             raise GateError(f"{text.kind} ({text.formula}, {text.dtype}): {error}") from None
-    return results
+        return [(text, dataclasses.replace(usage, launch=text.launch)) for usage in usages]
+
+    with ThreadPoolExecutor(os.cpu_count()) as executor:  # the compiler works without the interpreter's lock
+        found = [executor.submit(compile_pair, *pair) for pair in pairs]
+        return [result for future in found for result in future.result()]
 
 
 def _usages(log: str) -> Iterator[Usage]:

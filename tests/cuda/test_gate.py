@@ -34,8 +34,8 @@ def test_every_text_passes_for_the_oldest_architecture() -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_the_longest_texts_pass_for_every_architecture(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "sm_75"])
+def test_the_longest_texts_pass_for_every_later_architecture(architecture: str) -> None:
     results = gate.compile_all((text, architecture) for text in gate.representatives())
     assert {usage.architecture for _, usage in results} == {architecture}
     assert all(0 < usage.occupancy <= 1 for _, usage in results)
