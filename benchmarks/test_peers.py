@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -18,10 +20,15 @@ from benchmarks.peers import HOME, PEERS, Entry, tables
 from benchmarks.peers.__main__ import main
 from benchmarks.peers.engine import Engine
 from benchmarks.peers.instructions import SOFTWARE, TASK_CLOCK, Counter, NoCounterError
-from benchmarks.peers.measure import TOLERANCES, DifferentResultsError, measure, verify
+from benchmarks.peers.measure import TOLERANCES, DifferentResultsError, measure, stream_share, verify
 from benchmarks.peers.peer import epoch_losses, sample
-from benchmarks.peers.workers import Cannot, Trained, Worker, WorkerError
+from benchmarks.peers.roofline import Peak, of_step
+from benchmarks.peers.workers import Cannot, Server, Trained, Worker, WorkerError
+from nnfast.backends import get_backend
+from nnfast.backends.cuda import CudaBackend
 from nnfast.workloads import WORKLOADS, get_workload
+from tests.cuda import gxx
+from tests.cuda.twin import make_twin
 
 
 @pytest.fixture
@@ -99,7 +106,7 @@ def test_a_missing_library_is_a_remark(run: Any, monkeypatch: pytest.MonkeyPatch
     assert "nnfast  " in output
 
 
-@pytest.mark.parametrize("name", PEERS)
+@pytest.mark.parametrize("name", [name for name, entry in PEERS.items() if "cpu" in entry.devices])
 @pytest.mark.parametrize("workload", ["xor", "tab64", "simplechains"])
 def test_a_peer_does_the_same_work(name: str, workload: str) -> None:
     """On one sigmoid output, on two classes with a ragged last batch, and on a full batch of numbers."""
@@ -182,6 +189,108 @@ def test_an_epoch_s_loss_is_the_mean_over_its_rows() -> None:
     workload = dataclasses.replace(get_workload("digits"), rows=5, batch_size=2, epochs=2)
     assert np.array_equal(epoch_losses(workload, np.array([1, 2, 5, 0, 0, 10])), [11 / 5, 2])
     assert np.array_equal(epoch_losses(workload, np.array([3, 4])), [3, 4]), "epochs' own losses stay"
+
+
+# On a GPU, as far as that can be tried without one
+
+
+@pytest.fixture
+def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Where "cuda" is, for this process, the tests' stand-in for CuPy."""
+    if reason := gxx.available():
+        pytest.skip(reason)
+    xp = make_twin()
+    monkeypatch.setitem(sys.modules, "cupy", xp)
+    monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: None)
+    monkeypatch.setattr("nnfast.backends.cuda.create", lambda **options: CudaBackend(**options, xp=xp))
+    return xp
+
+
+def test_without_a_gpu_one_line_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: "there is no CUDA device")
+    assert main(["--device", "cuda"]) == 1
+    assert capsys.readouterr() == ("", "benchmarks.peers: --device cuda: there is no CUDA device\n")
+
+
+@pytest.mark.parametrize("name", ["numpy", "numba", HOME])
+def test_nnfast_s_peers_of_a_gpu_do_the_same_work(emulated_gpu: Any, name: str) -> None:
+    server = Server(name, sample(get_workload("digits"), steps=3), 1, "cuda")
+    _, first_steps = server.sample()
+    verify(name, first_steps, server.prepare())
+    assert server.seconds(1) > 0
+    timed = server.stream_seconds()
+    assert (timed is None) == (name != HOME)
+    if timed:
+        assert 0 < stream_share(name, *timed) <= 1.05
+        # The order, the steps' values and the losses: what is timed ends with these on the host
+        emulated_gpu.counters.reset()
+        server.seconds(1)
+        assert emulated_gpu.counters.device_to_host == 1
+
+
+def test_a_clock_that_stopped_before_the_gpu_is_not_believed() -> None:
+    assert stream_share("torch", 2.0, 1.5) == 0.75
+    with pytest.raises(DifferentResultsError, match=r"torch: by its events the GPU took 2\.2 s, but the clock 2 s"):
+        stream_share("torch", 2.0, 2.2)
+
+
+@pytest.mark.parametrize("workload", ["tab64", "simplechains"])
+def test_pytorch_s_graphs_do_the_same_work(workload: str) -> None:
+    """All but the capture: on a CPU the step is run where a graph would be replayed."""
+    if reason := PEERS["torch-graphs"].missing():
+        pytest.skip(reason)
+    with Worker("torch-graphs", sample(get_workload(workload)), 1, None, None, "cpu") as worker:
+        verify("torch-graphs", worker.ask("sample")[1], worker.ask("prepare"))
+
+
+def test_a_library_without_a_gpu_says_that_it_cannot() -> None:
+    for name, reason in (("torch", "sees no CUDA device"), ("jax", "has no device cuda")):
+        if PEERS[name].missing():
+            continue
+        with Worker(name, sample(get_workload("digits")), 1, None, None, "cuda") as worker:
+            answer = worker.ask("sample")
+        if isinstance(answer, Cannot):
+            assert reason in answer.reason
+
+
+def test_the_roofline_is_the_device_s_by_formula(emulated_gpu: Any) -> None:
+    h200 = {"major": 9, "minor": 0, "multiProcessorCount": 132, "clockRate": 1_980_000}
+    peak = Peak.of(h200 | {"memoryClockRate": 3_201_000, "memoryBusWidth": 6144})
+    assert peak.flops == pytest.approx(66.9e12, rel=1e-3)
+    assert peak.bytes == pytest.approx(4.92e12, rel=1e-3)
+    backend = get_backend("cuda")
+    assert isinstance(backend, CudaBackend)
+    step = of_step(get_workload("digits"), backend, 1e6)
+    assert step is not None
+    assert (step["path"], step["launches"]) == ("narrow", 2)
+    least = max(step["flops"] / step["peak_flops"], step["bytes"] / step["peak_bytes"])
+    assert step["of_roofline"] == pytest.approx(least / (200 / 1e6))
+    assert of_step(get_workload("lenet5"), backend, 1e6) is None
+
+
+def test_a_gpu_s_figures_are_printed_and_written(
+    emulated_gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    def measured(workload: Any, names: list[str], *arguments: Any) -> dict[str, Any]:
+        assert arguments[-1] == "cuda"
+        row = measure(workload, ["scikit-learn", HOME], 1, 1, None, None)
+        row["results"] = dict(zip(["torch-graphs", HOME], row["results"].values(), strict=True))
+        row["results"][HOME]["stream_share"] = 0.9
+        return row
+
+    monkeypatch.setattr("benchmarks.peers.__main__.measure", measured)
+    page = tmp_path / "page.md"
+    page.write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    files = ["--json", str(tmp_path / "report.json"), "--write", str(page), "--chart", str(tmp_path / "chart.svg")]
+    assert main(["--device", "cuda", "--small", "--workloads", "digits", "--peers", "nnfast", *files]) == 0
+    output = capsys.readouterr().out
+    assert re.search(r"Emulated GPU \(device 0\), .*; beside it ", output)
+    assert "On the GPU, to the losses on the host" in output
+    assert "nnfast: narrow path, 2 launches" in output
+    assert "of the time on the wall: nnfast 90%" in output
+    assert "On the GPU, wall time; samples a second" in page.read_text()
+    assert "nnfast: narrow path, 2 launches" in page.read_text()
+    assert "Emulated GPU" in (tmp_path / "chart.svg").read_text()
 
 
 def test_a_counter_counts() -> None:

@@ -1,4 +1,4 @@
-"""nnfast's CPU engine beside scikit-learn, PyTorch and JAX on the same training: `python -m benchmarks.peers`.
+"""nnfast beside scikit-learn, PyTorch and JAX on the same training, on a CPU or a GPU: `python -m benchmarks.peers`.
 
 PEERS lists them. A peer is one class (see `peer.py`) in a module that is imported in a process of its own only, so
 that no library's threads and settings reach another's.
@@ -14,11 +14,15 @@ from dataclasses import dataclass
 from .peer import Peer
 
 HOME = "nnfast"  # the peer that the others are compared with
+DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
 class Entry:
-    """Where a peer is found. package: what is installed for it; programs: what must be on the path besides."""
+    """Where a peer is found, and on which of DEVICES it is compared.
+
+    package: what is installed for it; programs: what must be on the path besides.
+    """
 
     title: str
     module: str
@@ -26,6 +30,7 @@ class Entry:
     imported: str
     package: str
     programs: tuple[str, ...] = ()
+    devices: tuple[str, ...] = DEVICES
 
     def missing(self) -> str | None:
         """Why this peer cannot run here and what to do about it, or None if it can."""
@@ -43,9 +48,14 @@ class Entry:
 
 
 PEERS = {
-    "scikit-learn": Entry("scikit-learn", "scikit_learn", "ScikitLearn", "sklearn", "scikit-learn"),
+    "scikit-learn": Entry("scikit-learn", "scikit_learn", "ScikitLearn", "sklearn", "scikit-learn", devices=("cpu",)),
     "torch": Entry("PyTorch", "pytorch", "Eager", "torch", "torch"),
     "torch-compiled": Entry("PyTorch, compiled", "pytorch", "Compiled", "torch", "torch", programs=("g++",)),
+    "torch-graphs": Entry(
+        "PyTorch, CUDA graphs", "pytorch", "Graphed", "torch", "torch", programs=("g++",), devices=("cuda",)
+    ),
     "jax": Entry("JAX", "jax_scan", "Scan", "jax", "jax"),
+    "numpy": Entry("nnfast, numpy", "engine", "NumPyEngine", "numpy", "numpy", devices=("cuda",)),
+    "numba": Entry("nnfast, numba", "engine", "NumbaEngine", "numba", "numba", devices=("cuda",)),
     HOME: Entry("nnfast", "engine", "Engine", "numba", "numba"),
 }

@@ -1,8 +1,9 @@
-"""nnfast's CPU engine beside scikit-learn, PyTorch and JAX on the same training.
+"""nnfast beside scikit-learn, PyTorch and JAX on the same training, on a CPU or a GPU.
 
     python -m benchmarks.peers                                  one thread and all; prints a table
     python -m benchmarks.peers --workloads digits,tab64 --peers nnfast,jax --threads 1 --rounds 3
     python -m benchmarks.peers --json FILE --write docs/benchmarks.md --chart docs/peers.png
+    python -m benchmarks.peers --device cuda --write docs/cuda.md
 
 Every peer starts from the same weights and takes the same rows in the same batches; its losses and parameters are held
 to nnfast's reference before it is timed. They are measured in turn, each in a process of its own.
@@ -23,12 +24,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from nnfast.backends import get_backend, unavailable
+from nnfast.backends.cuda import CudaBackend
 from nnfast.bench import DifferentResultsError, environment
 from nnfast.workloads import WORKLOADS, Workload
 
-from . import PEERS, chart, tables
+from . import DEVICES, HOME, PEERS, chart, tables
 from .measure import TOLERANCES, last_core, measure
 from .peer import sample
+from .roofline import of_step
 
 ROUNDS = 9
 
@@ -57,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.peers", description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--workloads", type=names_of(WORKLOADS), metavar="A,B", help="default: all")
     parser.add_argument("--peers", type=names_of(PEERS), metavar="A,B", help=f"of {', '.join(PEERS)}; default: all")
-    parser.add_argument("--threads", choices=("1", "all", "both"), default="both")
+    parser.add_argument("--device", choices=DEVICES, default="cpu")
+    parser.add_argument("--threads", choices=("1", "all", "both"), default="both", help="of a CPU; beside a GPU: all")
     parser.add_argument("--rounds", type=positive, help=f"measurements of every peer; default: {ROUNDS}")
     parser.add_argument("--small", action="store_true", help="a few steps of each, once: shows that it works")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
@@ -79,6 +84,9 @@ def main(argv: list[str] | None = None) -> int:
             tables.read_around(arguments.write)
         except (OSError, ValueError) as error:
             options.error(f"--write: {error}")
+    if arguments.device == "cuda" and not arguments.read and (reason := unavailable("cuda")):
+        print(f"benchmarks.peers: --device cuda: {reason}", file=sys.stderr)
+        return 1
     if arguments.read:
         report = json.loads(arguments.read.read_text(encoding="utf-8"))
     else:
@@ -98,17 +106,19 @@ def main(argv: list[str] | None = None) -> int:
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
     """Measure everything that was asked for, and print it as it comes."""
-    wanted = arguments.peers or list(PEERS)
+    wanted = [name for name in arguments.peers or PEERS if arguments.device in PEERS[name].devices]
     missing = {name: reason for name in wanted if (reason := PEERS[name].missing())}
     names = [name for name in PEERS if name in wanted and name not in missing]  # in one order, whatever was asked
     workloads = [WORKLOADS[name] for name in arguments.workloads or WORKLOADS]
     if arguments.small:
         workloads = [sample(workload) for workload in workloads]
     facts = environment()
-    where = {name: facts[name] for name in ("nnfast", "python", "packages", "platform", "cpu", "cores", "blas")}
+    kept = ("nnfast", "python", "packages", "platform", "cpu", "cores", "blas", "gpus")
+    where = {name: facts[name] for name in kept}
     report: dict[str, Any] = {
         "date": datetime.date.today().isoformat(),
         "environment": where,
+        "device": arguments.device,
         "versions": _versions(names, where),
         "rounds": arguments.rounds or (1 if arguments.small else ROUNDS),
         "small": arguments.small,
@@ -119,7 +129,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     print(tables.heading(report))
     for remark in report["remarks"]:
         print(remark)
-    for threads in _threads(arguments.threads, where["cores"]):
+    for threads in _threads("all" if arguments.device == "cuda" else arguments.threads, where["cores"]):
         report["modes"].append(_mode(workloads, names, threads, report))
     for note in tables.notes(report)[len(report["remarks"]) :]:
         print(note)
@@ -133,8 +143,9 @@ def _threads(wanted: str, cores: int) -> list[int]:
 
 def _mode(workloads: list[Workload], names: list[str], threads: int, report: dict[str, Any]) -> dict[str, Any]:
     mode: dict[str, Any] = {
+        "device": report["device"],
         "threads": threads,
-        "core": last_core() if threads == 1 else None,
+        "core": last_core() if threads == 1 and report["device"] == "cpu" else None,
         "load": os.getloadavg()[0],  # of the minute before, by others and, after another mode, by us
         "workloads": [],
     }
@@ -143,7 +154,11 @@ def _mode(workloads: list[Workload], names: list[str], threads: int, report: dic
         # Empty caches, so that the first call shows what compiling costs
         caches = None if report["small"] else stack.enter_context(tempfile.TemporaryDirectory())
         for workload in workloads:
-            row = measure(workload, names, threads, report["rounds"], mode["core"], caches)
+            row = measure(workload, names, threads, report["rounds"], mode["core"], caches, mode["device"])
+            if mode["device"] == "cuda" and HOME in row["results"]:
+                backend = get_backend("cuda")
+                assert isinstance(backend, CudaBackend)
+                row["step"] = of_step(workload, backend, row["results"][HOME]["samples_per_second"])
             mode["workloads"].append(row)
             print(tables.workload_lines(row), flush=True)
     return mode

@@ -13,6 +13,9 @@ COLOURS = {
     "scikit-learn": "#e69f00",
     "torch": "#56b4e9",
     "torch-compiled": "#0072b2",
+    "torch-graphs": "#f0e442",
+    "numpy": "#999999",
+    "numba": "#d55e00",
     "jax": "#cc79a7",
     HOME: "#009e73",
 }
@@ -48,8 +51,10 @@ def draw(report: Mapping[str, Any], file: Path) -> None:
     axes.tick_params(axis="x", length=0, labelsize=8)
     axes.margins(y=0.1)
     axes.set_ylabel("samples a second; fastest peer = 1")
+    where = report["environment"]
     threads = "one thread" if mode["threads"] == 1 else f"{mode['threads']} threads"
-    axes.set_title(f"Speed of equal training in float32, {threads} of {report['environment']['cpu']}", fontsize=11)
+    on = where["gpus"][0] if mode["device"] == "cuda" else f"{threads} of {where['cpu']}"
+    axes.set_title(f"Speed of equal training in float32, {on}", fontsize=11)
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(axis="y", alpha=0.3, zorder=0)
     figure.legend(fontsize=8, ncols=len(names), loc="outside lower center", frameon=False)

@@ -63,10 +63,16 @@ def layer_function(place: Place, last: bool) -> Callable[[Arrays, Array], Array]
 
 
 class Scan(Peer):
-    """jit with the state donated; Adam is written out, since JAX has none."""
+    """jit with the state donated; Adam is written out, since JAX has none. workers.py says on which device."""
 
-    def __init__(self, workload: Workload, threads: int) -> None:
-        super().__init__(workload, threads)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        super().__init__(workload, threads, device)
+        try:
+            jax.devices(device)
+        except (RuntimeError, AssertionError):  # the latter where it has none at all
+            raise CannotError(f"this JAX has no device {device}") from None
+        # On a GPU it would round the factors of products to 10 bits; nnfast and PyTorch do not
+        jax.config.update("jax_default_matmul_precision", "highest")
         places = list(self.places())
         self._initial = [place.parameters for place in places]
         functions = [layer_function(place, place is places[-1]) for place in places]

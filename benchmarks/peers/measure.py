@@ -18,7 +18,7 @@ from nnfast.bench import DifferentResultsError
 from nnfast.workloads import Workload
 
 from . import HOME
-from .blas import FLOPS
+from .blas import flops
 from .peer import epoch_losses
 from .workers import Cannot, Trained, Worker
 
@@ -89,16 +89,23 @@ def verify(name: str, first_steps: Trained, whole: Trained) -> dict[str, float]:
 
 
 def measure(
-    workload: Workload, names: Sequence[str], threads: int, rounds: int, core: int | None, caches: str | None
+    workload: Workload,
+    names: Sequence[str],
+    threads: int,
+    rounds: int,
+    core: int | None,
+    caches: str | None,
+    device: str = "cpu",
 ) -> dict[str, Any]:
-    """One workload's figures with so many threads, as JSON holds them.
+    """One workload's figures with so many threads, or on a GPU, as JSON holds them.
 
-    names: of PEERS. core: to pin every worker to, or None. caches: see workers.environment.
+    names: of PEERS. core: to pin every worker to, or None. caches: see workers.environment. device: one of DEVICES.
+    Raises DifferentResultsError for a peer that did other work, and for one that a clock stopped before its GPU.
     """
     with contextlib.ExitStack() as stack:
         workers, results, cannot = {}, {}, {}
         for name in names:
-            worker = stack.enter_context(Worker(name, workload, threads, core, caches))
+            worker = stack.enter_context(Worker(name, workload, threads, core, caches, device))
             sampled = worker.ask("sample")
             if isinstance(sampled, Cannot):
                 cannot[name] = sampled.reason
@@ -111,7 +118,7 @@ def measure(
                 "network": whole.workload.sizes,
                 "differences": verify(name, first_steps, whole),
             }
-        product = stack.enter_context(Worker("blas", workload, threads, core, None))
+        product = stack.enter_context(Worker("blas", workload, threads, core, None, device))
         product.ask("prepare_product")
         in_turn = {**workers, "blas": product}
         calls = {name: worker.ask("calls_for", MEASURED_SECONDS) for name, worker in in_turn.items()}
@@ -120,9 +127,13 @@ def measure(
             for name, worker in in_turn.items():
                 seconds[name].append(worker.ask("seconds", calls[name]))
         # Of several threads, those that a library started before its counter was there would be missing
-        counts = {name: worker.ask("instructions") for name, worker in workers.items()} if threads == 1 else {}
+        is_counted = threads == 1 and device == "cpu"
+        counts = {name: worker.ask("instructions") for name, worker in workers.items()} if is_counted else {}
+        for name, worker in workers.items():
+            if timed := worker.ask("stream_seconds"):
+                results[name]["stream_share"] = stream_share(name, *timed)
 
-    product_rate = FLOPS / statistics.median(seconds["blas"])
+    product_rate = flops(device) / statistics.median(seconds["blas"])
     for name, result in results.items():
         result |= _figures(workload, seconds[name], counts.get(name), product_rate)
     rates = {name: result["samples_per_second"] for name, result in results.items()}
@@ -140,6 +151,18 @@ def measure(
         "no_counter": next((count for count in counts.values() if isinstance(count, str)), None),
         "times_best_peer": rates[HOME] / best if HOME in rates and best else None,
     }
+
+
+def stream_share(name: str, wall: float, stream: float) -> float:
+    """How much of the time on the wall a GPU's own events tell; the rest is the host's before and after.
+
+    Raises DifferentResultsError where they tell of more: then the clock was stopped before the work was done.
+    """
+    if not stream <= 1.05 * wall:
+        raise DifferentResultsError(
+            f"{name}: by its events the GPU took {stream:.3g} s, but the clock {wall:.3g} s; it is not timed"
+        )
+    return stream / wall
 
 
 def _figures(workload: Workload, seconds: list[float], count: int | str | None, product_rate: float) -> dict[str, Any]:

@@ -58,12 +58,13 @@ class Peer(ABC):
     """One library set to one workload. Everything but train() is outside the time that is taken.
 
     inputs, targets: the rows, as Workload.arrays() gives them. order, bounds: as Workload.stretch() gives them: the
-    peer takes the same rows in the same batches as every other.
+    peer takes the same rows in the same batches as every other. device: where it trains, one of DEVICES.
     """
 
-    def __init__(self, workload: Workload, threads: int) -> None:
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
         self.workload = workload
         self.threads = threads
+        self.device = device
         self.plan = workload.plan()
         self.inputs, self.targets = workload.arrays()
         self.order, self.bounds = workload.stretch()
@@ -85,6 +86,10 @@ class Peer(ABC):
     @abstractmethod
     def train(self) -> None:
         """All steps of the stretch. Returns when they are done, and with their losses at hand."""
+
+    def stream_seconds(self) -> float | None:
+        """What the last train() took by events on the device's stream, or None where there are none."""
+        return None
 
     @abstractmethod
     def losses(self) -> NDArray[Any]:

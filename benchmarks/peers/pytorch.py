@@ -1,9 +1,10 @@
-"""PyTorch: eagerly, with torch.optim.Adam, and with the whole step compiled by torch.compile."""
+"""PyTorch: eagerly, with torch.optim.Adam; the whole step compiled by torch.compile; that, captured as CUDA graphs."""
 
 from __future__ import annotations
 
 import dataclasses
 import time
+from abc import abstractmethod
 from collections.abc import Callable
 from typing import Any
 
@@ -90,35 +91,54 @@ def to_torch(array: NDArray[Any]) -> Tensor:
 
 def from_torch(parameter: Tensor) -> NDArray[Any]:
     """A parameter in nnfast's layout, flat."""
-    array = parameter.detach().numpy()
+    array = parameter.detach().cpu().numpy()
     return (array.transpose(2, 3, 1, 0) if array.ndim == 4 else array.T).reshape(-1)
 
 
 class Torch(Peer):
-    """What both ways of PyTorch share: the module, the rows and the batches' indices as tensors."""
+    """What all ways of PyTorch share: the module, the rows and the batches' indices as tensors on the device."""
 
-    def __init__(self, workload: Workload, threads: int) -> None:
-        super().__init__(workload, threads)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        super().__init__(workload, threads, device)
+        if device == "cuda" and not torch.cuda.is_available():
+            raise CannotError("this PyTorch sees no CUDA device")
         torch.set_num_threads(threads)
+        torch.backends.cudnn.allow_tf32 = False  # products are float32 by default, convolutions are not
         places = list(self.places())
         self._initial = [to_torch(array) for place in places for array in place.parameters]
         modules = [part for place in places for part in modules_of(place, place is places[-1])]
         if workload.image:
             modules.insert(0, Images((*workload.image, 1)[:3]))
-        self._model = nn.Sequential(*modules)
+        self._model = nn.Sequential(*modules).to(device)
         self._loss = LOSSES[workload.output_activation, workload.loss]
         self._adam = self.adam()
         self._step_losses = torch.zeros(0)
-        self._x, self._y = torch.from_numpy(self.inputs), torch.from_numpy(self.targets)
-        self._batches = torch.from_numpy(self.order).split(np.diff(self.bounds).tolist())
+        self._x, self._y = torch.from_numpy(self.inputs).to(device), torch.from_numpy(self.targets).to(device)
+        self._batches = torch.from_numpy(self.order).to(device).split(np.diff(self.bounds).tolist())
+        self._events = [torch.cuda.Event(enable_timing=True) for _ in range(2)] if device == "cuda" else []
 
     def reset(self) -> None:
         with torch.no_grad():
             for parameter, initial in zip(self._model.parameters(), self._initial, strict=True):
                 parameter.copy_(initial)
 
+    def train(self) -> None:
+        for event in self._events[:1]:
+            event.record()
+        self._step_losses = torch.stack(self._steps(len(self._batches)))
+        for event in self._events[1:]:
+            event.record()
+            event.synchronize()
+
+    @abstractmethod
+    def _steps(self, count: int) -> list[Tensor]:
+        """The losses of the first steps, which a GPU may not have finished."""
+
+    def stream_seconds(self) -> float | None:
+        return self._events[0].elapsed_time(self._events[1]) / 1e3 if self._events else None
+
     def losses(self) -> NDArray[Any]:
-        return self._step_losses.numpy()
+        return self._step_losses.cpu().numpy()
 
     def parameters(self) -> NDArray[Any]:
         return np.concatenate([from_torch(parameter) for parameter in self._model.parameters()])
@@ -134,18 +154,18 @@ class Eager(Torch):
         adam = dict(recipe.optimizer.constants)
         return dataclasses.replace(recipe, optimizer=adamw(**adam, weight_decay=0.0))
 
-    def __init__(self, workload: Workload, threads: int) -> None:
-        super().__init__(workload, threads)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        super().__init__(workload, threads, device)
         kinds = ({"fused": True}, {"foreach": True}, {"foreach": False})
         seconds = []
         for kind in kinds:
             self._use(kind)
-            self._train(PILOT_STEPS)
+            torch.stack(self._steps(PILOT_STEPS)).cpu()
             start = time.perf_counter()
-            self._train(PILOT_STEPS)
+            torch.stack(self._steps(PILOT_STEPS)).cpu()  # a GPU has finished when it is there
             seconds.append(time.perf_counter() - start)
         self._use(kinds[int(np.argmin(seconds))])
-        self._train(1)  # creates the optimizer's state
+        self._steps(1)  # creates the optimizer's state
         self.reset()
 
     def _use(self, kind: dict[str, bool]) -> None:
@@ -159,13 +179,10 @@ class Eager(Torch):
             for tensor in state.values():
                 tensor.zero_()
 
-    def train(self) -> None:
-        self._train(len(self._batches))
-
-    def _train(self, steps: int) -> None:
+    def _steps(self, count: int) -> list[Tensor]:
         losses = []
         x, y = self._x, self._y
-        for batch in self._batches[:steps]:
+        for batch in self._batches[:count]:
             if not self.full_batch:
                 x, y = self._x.index_select(0, batch), self._y.index_select(0, batch)
             loss = self._loss(self._model(x), y)
@@ -173,18 +190,19 @@ class Eager(Torch):
             self._optimizer.step()
             self._optimizer.zero_grad()
             losses.append(loss.detach())
-        self._step_losses = torch.stack(losses)
+        return losses
 
 
 class Compiled(Torch):
-    """Gathering, loss, gradient and Adam in one graph, called through C++: one call a step."""
+    """Gathering, loss, gradient and Adam in one graph, on a CPU called through C++: one call a step."""
 
-    def __init__(self, workload: Workload, threads: int) -> None:
-        super().__init__(workload, threads)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        super().__init__(workload, threads, device)
         torch._dynamo.reset()  # the guards of what an earlier workload compiled would be looked at in every call
         self._state = [torch.zeros_like(parameter) for parameter in self._model.parameters() for _ in range(2)]
-        self._rates = torch.from_numpy(self._adam.rates.astype(np.float32)).unbind()
-        self._step = torch.compile(self._whole_step(), fullgraph=True, dynamic=False, options={"cpp_wrapper": True})
+        self._rates = torch.from_numpy(self._adam.rates.astype(np.float32)).to(device).unbind()
+        options = {"cpp_wrapper": True} if device == "cpu" else None
+        self._step = torch.compile(self._whole_step(), fullgraph=True, dynamic=False, options=options)
         self._is_compiled = False
         self.reset()
 
@@ -216,11 +234,51 @@ class Compiled(Torch):
         for tensor in self._state:
             tensor.zero_()
 
-    def train(self) -> None:
+    def _steps(self, count: int) -> list[Tensor]:
         losses = []
         # Once everything is compiled, nothing that the guards look after can change: they cost a sixth of a short step
         with torch.no_grad(), torch.compiler.set_stance("default", skip_guard_eval_unsafe=self._is_compiled):
-            for batch, rate in zip(self._batches, self._rates, strict=True):
-                losses.append(self._step(self._x, self._y, None if self.full_batch else batch, rate))
-            self._step_losses = torch.stack(losses)
+            for batch, rate in zip(self._batches[:count], self._rates[:count], strict=True):
+                losses.append(self._run(None if self.full_batch else batch, rate))
         self._is_compiled = True
+        return losses
+
+    def _run(self, batch: Tensor | None, rate: Tensor) -> Tensor:
+        """One step's loss."""
+        loss: Tensor = self._step(self._x, self._y, batch, rate)
+        return loss
+
+
+class Graphed(Compiled):
+    """The compiled step as a CUDA graph for each size of batch, which reads batch and rate from one place."""
+
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        self._graphs: dict[int, tuple[Callable[[], None], Tensor | None, Tensor, Tensor]] = {}
+        super().__init__(workload, threads, device)
+
+    def _run(self, batch: Tensor | None, rate: Tensor) -> Tensor:
+        size = 0 if batch is None else len(batch)
+        if not self._is_compiled:  # the first training, which nobody looks at, compiles for every size
+            return super()._run(batch, rate)
+        if size not in self._graphs:
+            self._graphs[size] = self._capture(batch, rate)
+        replay, own_batch, own_rate, loss = self._graphs[size]
+        if batch is not None and own_batch is not None:
+            own_batch.copy_(batch)
+        own_rate.copy_(rate)
+        replay()
+        return loss.clone()
+
+    def _capture(self, batch: Tensor | None, rate: Tensor) -> tuple[Callable[[], None], Tensor | None, Tensor, Tensor]:
+        """A step to be replayed, the tensors it reads, and the one it leaves its loss in."""
+        batch, rate, loss = None if batch is None else batch.clone(), rate.clone(), torch.zeros_like(rate)
+
+        def step() -> None:
+            loss.copy_(self._step(self._x, self._y, batch, rate))
+
+        if self.device == "cpu":  # has no graphs: there the step itself is replayed, which is what tests see
+            return step, batch, rate, loss
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay, batch, rate, loss

@@ -41,8 +41,8 @@ class ScikitLearn(Peer):
             return TwoClasses.of(workload)
         return workload
 
-    def __init__(self, workload: Workload, threads: int) -> None:
-        super().__init__(workload, threads)
+    def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
+        super().__init__(workload, threads, device)
         adam = self.adam()
         places = list(self.places())
         hidden = [place.layer for place in places[:-1] if isinstance(place.layer, Dense)]

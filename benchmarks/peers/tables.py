@@ -22,8 +22,9 @@ def heading(report: Mapping[str, Any]) -> str:
     """On what, with what and how."""
     where = report["environment"]
     versions = ", ".join(f"{name} {version}" for name, version in report["versions"].items())
+    on = "; ".join(where["gpus"]) + f"; beside it {where['cpu']}" if report["device"] == "cuda" else where["cpu"]
     lines = [
-        f"{report['date']}, {where['cpu']}, {where['cores']} cores; {versions}.",
+        f"{report['date']}, {on}, {where['cores']} cores; {versions}.",
         f"Training in float32 with Adam. Median of {report['rounds']}, in turn, after equal results were verified.",
     ]
     return "\n".join(lines)
@@ -31,7 +32,9 @@ def heading(report: Mapping[str, Any]) -> str:
 
 def mode_heading(mode: Mapping[str, Any]) -> str:
     """What a mode's figures mean, and the columns' names."""
-    if mode["threads"] == 1:
+    if mode["device"] == "cuda":
+        how = "On the GPU, to the losses on the host; time on the wall."
+    elif mode["threads"] == 1:
         pinned = f"pinned to core {mode['core']}" if mode["core"] is not None else "not pinned: no call for it here"
         how = f"One thread, {pinned}; processor time."
     else:
@@ -55,7 +58,24 @@ def workload_lines(row: Mapping[str, Any]) -> str:
         lines.append(_COLUMNS.format(*cells))
         first = ""
     lines.extend(f"{'':<13} {PEERS[name].title:<17} - {reason}" for name, reason in row["cannot"].items())
+    lines.extend(f"{'':<13} {text}" for text in device_lines(row))
     return "\n".join(lines)
+
+
+def device_lines(row: Mapping[str, Any]) -> list[str]:
+    """What is told of a GPU beside the rates: nnfast's step against the device, and what its events say."""
+    lines = []
+    if step := row.get("step"):
+        peaks = f"{step['peak_bytes'] / 1e12:.3g} TB/s and {step['peak_flops'] / 1e12:.3g} TFLOP/s"
+        lines.append(
+            f"{HOME}: {step['path']} path, {step['launches']:g} launches, {step['bytes'] / 1e6:,.3g} MB and "
+            f"{step['flops'] / 1e6:,.3g} MFLOP a step: {step['of_roofline']:.1%} of what {peaks} allow"
+        )
+    shares = {name: result["stream_share"] for name, result in row["results"].items() if "stream_share" in result}
+    if shares:
+        told = ", ".join(f"{PEERS[name].title} {share:.0%}" for name, share in shares.items())
+        lines.append(f"between a run's first and last event on the GPU's stream, of the time on the wall: {told}")
+    return lines
 
 
 def notes(report: Mapping[str, Any]) -> list[str]:
@@ -71,6 +91,7 @@ def notes(report: Mapping[str, Any]) -> list[str]:
             if result["network"] != row["network"]
         )
     )
+    found.extend(f"{row['name']}: {text}." for row in rows for text in device_lines(row))
     found.extend(_once(f"No counter of instructions here ({row['no_counter']})." for row in rows if row["no_counter"]))
     return found
 
@@ -84,6 +105,8 @@ def markdown(report: Mapping[str, Any]) -> str:
     parts = [heading(report).replace("\n", " ")]
     for mode in report["modes"]:
         threads = "One thread, processor time" if mode["threads"] == 1 else f"{mode['threads']} threads, wall time"
+        if mode["device"] == "cuda":
+            threads = "On the GPU, wall time"
         load = f"the machine's load before: {mode['load']:.2f}"
         parts.append(f"{threads}; samples a second, and in brackets the spread; {load}.\n\n{_speeds(mode)}")
     parts.append(

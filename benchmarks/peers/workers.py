@@ -56,34 +56,39 @@ class WorkerError(RuntimeError):
     """A worker failed; the message holds its traceback."""
 
 
-def environment(threads: int, caches: str | None) -> dict[str, str]:
+def environment(threads: int, caches: str | None, device: str) -> dict[str, str]:
     """What a worker finds in its environment before anything is imported.
 
     caches: a folder for what torch.compile and nnfast compile, or None for where they keep it otherwise.
     """
     variables = dict.fromkeys(THREAD_VARIABLES, str(threads))
-    variables |= {"JAX_PLATFORMS": "cpu", "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    variables |= {"JAX_PLATFORMS": device, "TORCHINDUCTOR_COMPILE_THREADS": "1"}
+    if device == "cuda":
+        variables["XLA_PYTHON_CLIENT_PREALLOCATE"] = "false"  # it would leave the others a quarter of the memory
     if threads == 1:
         variables["XLA_FLAGS"] = "--xla_cpu_multi_thread_eigen=false intra_op_parallelism_threads=1"
     if caches is not None:
         variables["TORCHINDUCTOR_CACHE_DIR"] = os.path.join(caches, "torch")
         variables["NNFAST_CACHE_DIR"] = os.path.join(caches, "nnfast")
+        variables["CUPY_CACHE_DIR"] = os.path.join(caches, "cupy")
     return variables
 
 
 class Worker:
     """The parent's end: starts the process, asks it one thing at a time, and ends it.
 
-    name: a key of PEERS, or "blas". core: to pin the process to, or None.
+    name: a key of PEERS, or "blas". core: to pin the process to, or None. device: one of DEVICES.
     """
 
-    def __init__(self, name: str, workload: Workload, threads: int, core: int | None, caches: str | None) -> None:
+    def __init__(
+        self, name: str, workload: Workload, threads: int, core: int | None, caches: str | None, device: str = "cpu"
+    ) -> None:
         context = multiprocessing.get_context("spawn")
         self._connection, other = context.Pipe()
-        arguments = (other, name, workload, threads)
+        arguments = (other, name, workload, threads, device)
         self._process = context.Process(target=serve, args=arguments, name=name, daemon=True)
         # A child takes over its parent's environment and cores, and libraries look at both as they are loaded
-        with _variables(environment(threads, caches)), _pinned(core):
+        with _variables(environment(threads, caches, device)), _pinned(core):
             self._process.start()
         other.close()
 
@@ -142,10 +147,10 @@ def _pinned(core: int | None) -> Iterator[None]:
         os.sched_setaffinity(0, before)
 
 
-def serve(connection: Connection, name: str, workload: Workload, threads: int) -> None:
+def serve(connection: Connection, name: str, workload: Workload, threads: int, device: str) -> None:
     """The worker's end: answers until the parent hangs up."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C reaches all: the parent ends its workers
-    server = Server(name, workload, threads)
+    server = Server(name, workload, threads, device)
     while True:
         try:
             what, arguments = connection.recv()
@@ -164,11 +169,13 @@ def serve(connection: Connection, name: str, workload: Workload, threads: int) -
 class Server:
     """A peer in its process. sample() comes first, then prepare(), then any number of seconds()."""
 
-    def __init__(self, name: str, workload: Workload, threads: int) -> None:
+    def __init__(self, name: str, workload: Workload, threads: int, device: str = "cpu") -> None:
         self._name = name
         self._workload = workload
         self._threads = threads
-        self._clock: Callable[[], float] = time.process_time if threads == 1 else time.perf_counter
+        self._device = device
+        on_processor = threads == 1 and device == "cpu"
+        self._clock: Callable[[], float] = time.process_time if on_processor else time.perf_counter
         try:
             self._counter: Counter | str = Counter()
         except NoCounterError as error:
@@ -180,7 +187,7 @@ class Server:
         start = time.perf_counter()
         kind = PEERS[self._name].load()
         workload = kind.adapt(sample(self._workload))
-        peer = kind(workload, self._threads)
+        peer = kind(workload, self._threads, self._device)
         peer.reset()
         peer.train()
         seconds = time.perf_counter() - start
@@ -190,7 +197,7 @@ class Server:
         """Set the peer to the workload, warm it, and let it train from the start once more for its results."""
         kind = PEERS[self._name].load()
         self._workload = kind.adapt(self._workload)
-        self._subject = peer = kind(self._workload, self._threads)
+        self._subject = peer = kind(self._workload, self._threads, self._device)
         for _ in range(2):  # the first compiles
             peer.reset()
             peer.train()
@@ -198,7 +205,7 @@ class Server:
 
     def prepare_product(self) -> None:
         """Set this worker to BLAS's product instead of a peer."""
-        self._subject = Product()
+        self._subject = Product(self._device)
         self._subject.train()
 
     def calls_for(self, seconds: float) -> int:
@@ -206,7 +213,7 @@ class Server:
         return max(1, math.ceil(seconds / self.seconds(1)))
 
     def seconds(self, calls: int) -> float:
-        """Of one call of train(), as the mean of so many: of the processor on one thread, else on the wall."""
+        """Of one call of train(), as the mean of so many: of the processor on one CPU thread, else on the wall."""
         time.sleep(SETTLING_SECONDS)
         taken = 0.0
         for _ in range(calls):
@@ -215,6 +222,15 @@ class Server:
             self._subject.train()
             taken += self._clock() - start
         return taken / calls
+
+    def stream_seconds(self) -> tuple[float, float] | None:
+        """Of one call of train(): on the wall, and by events on the device's stream; None where there are none."""
+        self._subject.reset()
+        start = time.perf_counter()
+        self._subject.train()
+        wall = time.perf_counter() - start
+        stream = self._subject.stream_seconds()
+        return None if stream is None else (wall, stream)
 
     def instructions(self) -> int | str:
         """Of one call of train(), or why they cannot be counted."""

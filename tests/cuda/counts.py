@@ -96,8 +96,8 @@ class Work:
         return launches * NODE_SECONDS + max(self.flops / FLOPS, self.bytes / BANDWIDTH)
 
 
-def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str) -> Work:
-    """The work of a step of `rows` rows, on labels.
+def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str, limits: Limits = H100) -> Work:
+    """The work of a step of `rows` rows, on labels, laid out for a device of these limits.
 
     Every kernel reads its arrays once and writes them once, but for the narrow path's two, whose blocks share theirs:
     each block of rows reads the weights, each tile of weights its layer's inputs and deltas. No cache is reckoned with,
@@ -112,7 +112,7 @@ def work_of_step(plan: Plan, recipe: Recipe, rows: int, path: str) -> Work:
         inputs, outputs = op.weights.shape
         weights, x, a = inputs * outputs, rows * inputs, rows * outputs
         if path == "narrow":
-            layout = lay_out(plan, recipe.dtype, rows, H100)
+            layout = lay_out(plan, recipe.dtype, rows, limits)
             assert layout is not None
             down, across = tiles(op)
             numbers += layout.blocks(rows) * weights * (1 if op.input_gradient is None else 2)

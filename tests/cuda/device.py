@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from tests.cuda.architectures import SHARED_MEMORY_DEFAULT, Architecture
 from tests.cuda.emulator import MAX_THREADS
-from tests.cuda.streams import CUDARuntimeError, Memory, Streams
+from tests.cuda.streams import CUDARuntimeError, Memory, Streams, get_elapsed_time
 
 _VERSION = 13000
 _UNIT = 512  # bytes in which the pool gives memory out
@@ -60,6 +60,9 @@ def make_cuda(devices: int, architecture: Architecture, pool: Pool, streams: Str
             "name": b"Emulated GPU",
             "totalGlobalMem": pool.size,
             "multiProcessorCount": 4,
+            "clockRate": 1_500_000,
+            "memoryClockRate": 5_000_000,
+            "memoryBusWidth": 128,
             "major": architecture.major,
             "minor": architecture.minor,
             "warpSize": 32,
@@ -102,6 +105,7 @@ def make_cuda(devices: int, architecture: Architecture, pool: Pool, streams: Str
         Stream=streams.Stream,
         Event=streams.Event,
         get_current_stream=lambda: streams.current,
+        get_elapsed_time=get_elapsed_time,
         is_available=lambda: devices > 0,
         memory=SimpleNamespace(OutOfMemoryError=OutOfMemoryError),
         runtime=SimpleNamespace(

@@ -8,6 +8,7 @@ array is gone is refused.
 
 from __future__ import annotations
 
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -18,6 +19,7 @@ import numpy as np
 _RUNTIME_ERRORS = {
     100: "cudaErrorNoDevice: no CUDA-capable device is detected",
     101: "cudaErrorInvalidDevice: invalid device ordinal",
+    400: "cudaErrorInvalidResourceHandle: invalid resource handle",
     900: "cudaErrorStreamCaptureUnsupported: operation not permitted when stream is capturing",
     901: "cudaErrorStreamCaptureInvalidated: operation failed due to a previous error during capture",
     905: "cudaErrorStreamCaptureIsolation: dependency created on uncaptured work in another stream",
@@ -321,6 +323,7 @@ class Event:
     def __init__(self, block: bool = False, disable_timing: bool = False, interprocess: bool = False) -> None:
         self._clocks: dict[Stream, int] = {}
         self._captured_by: Stream | None = None  # the stream in whose capture it was recorded last
+        self._time: float | None = None if disable_timing else -1.0  # -1: not recorded
 
     def record(self, stream: Stream | None = None) -> None:
         stream = stream or self._streams.current
@@ -328,6 +331,8 @@ class Event:
         if not self._captured_by:
             stream._advance()
             self._clocks = stream._seen | {stream: stream._clock}
+            if self._time is not None:
+                self._time = time.perf_counter()
 
     @property
     def done(self) -> bool:
@@ -342,6 +347,15 @@ class Event:
         if self._captured_by:
             self._captured_by._refuse_in_capture(907)
         return self._clocks
+
+
+def get_elapsed_time(start_event: Event, end_event: Event) -> float:
+    """Milliseconds between two events: here the host's, which says nothing of a GPU."""
+    times = start_event._time, end_event._time
+    for when in times:
+        if when is None or when < 0:
+            raise CUDARuntimeError(400)
+    return 1e3 * (times[1] - times[0])  # type: ignore[operator]
 
 
 class Graph:

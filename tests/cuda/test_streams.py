@@ -158,6 +158,16 @@ def test_the_default_stream_does_not_capture(xp: Any) -> None:
     refusal(RuntimeError, "cannot capture on the default (legacy) stream", xp.cuda.Stream.null.begin_capture)
 
 
+def test_events_tell_the_time_between_them(xp: Any) -> None:
+    start, end, untimed = xp.cuda.Event(), xp.cuda.Event(), xp.cuda.Event(disable_timing=True)
+    refusal(xp.cuda.runtime.CUDARuntimeError, "InvalidResourceHandle", lambda: xp.cuda.get_elapsed_time(start, end))
+    for event in (start, end, untimed):
+        event.record()
+        event.synchronize()
+    assert 0 <= xp.cuda.get_elapsed_time(start, end) < 60_000
+    refusal(xp.cuda.runtime.CUDARuntimeError, "InvalidResourceHandle", lambda: xp.cuda.get_elapsed_time(start, untimed))
+
+
 def test_a_stream_is_the_current_one_within_its_context(xp: Any) -> None:
     outer, inner = xp.cuda.Stream(non_blocking=True), xp.cuda.Stream()
     assert xp.cuda.get_current_stream() == xp.cuda.Stream.null
