@@ -1,0 +1,143 @@
+"""Options: where their values come from, how they are written, and that each reaches the run."""
+
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from nnfast import get_optimizer, get_schedule, multilayer_perceptron
+from nnfast.cli.options import DATA_DEFAULTS, FLAG, ROWS, format_choice, merge, parse_choice, read_config
+from nnfast.training import EarlyStopping, train
+from tests.cli.results import assert_refused, last_json
+
+
+def test_threads_are_of_a_machine_and_no_part_of_a_run(nnfast, tmp_path):
+    """They come from the command line or a file, reach the backend, and are not in the run's own file."""
+    (tmp_path / "run.toml").write_text('data = "digits"\nbackend = "numba"\nepochs = 1\nthreads = 3\n')
+    used = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("nnfast.backends.numba.FLOPS_PER_THREAD", 1)
+        patch.setattr("nnfast.backends.numba.run_in_threads", lambda work, count: used.append(count) or work(0, 1))
+        for threads, arguments in (
+            (3, ("train", "--config", "run.toml", "--out", "a")),
+            (2, ("train", "--config", "run.toml", "--threads", 2, "--out", "b")),
+            (5, ("predict", "a", "digits", "--threads", 5, "--backend", "numba")),
+            (4, ("evaluate", "a", "digits", "--threads", 4, "--backend", "numba")),
+        ):
+            used.clear()
+            assert nnfast(*arguments)[0] == 0
+            assert max(used) == threads
+    assert "threads" not in read_config("a/config.toml")
+    for command, arguments in {"train": ("digits",), "predict": ("a", "digits"), "evaluate": ("a", "digits")}.items():
+        for wrong, phrase in ((0, "threads must lie in 1..1024, got 0"), ("many", "--threads: must be an integer")):
+            assert_refused(nnfast(command, *arguments, "--threads", wrong), phrase, command=command)
+    (tmp_path / "run.toml").write_text('data = "digits"\nthreads = "all"\n')
+    assert_refused(nnfast("train", "--config", "run.toml"), "run.toml: threads must be an integer, got 'all'")
+
+
+def test_options_override_the_config(nnfast, tmp_path):
+    (tmp_path / "run.toml").write_text('data = "digits"\nepochs = 7\nhidden = [4]\nbackend = "numpy"\nbias = false\n')
+    _, out, _ = nnfast("train", "--config", "run.toml", "--epochs", 1, "--bias", "--json")
+    summary = last_json(out)
+    assert (summary["epochs"], summary["backend"]) == (1, "numpy")
+    assert summary["parameters"] == 65 * 4 + 5 * 10
+
+
+def test_the_order_of_sources_is_table_data_file_command_line():
+    assert merge({"data": "flowers.csv"}, {})["hidden"] == [100]
+    assert merge({"data": "digits"}, {})["hidden"] == DATA_DEFAULTS["digits"]["hidden"]
+    assert merge({"data": "digits"}, {"hidden": [5]})["hidden"] == [5]
+    assert merge({"data": "digits", "hidden": []}, {"hidden": [5]})["hidden"] == []
+
+
+def test_a_learning_rate_is_not_handed_on_to_another_optimizer():
+    assert merge({"data": "xor"}, {})["learning_rate"] == 1.0
+    assert merge({"data": "xor", "optimizer": "adam"}, {})["learning_rate"] is None
+    assert merge({"data": "xor"}, {"optimizer": "adam", "learning_rate": 0.1})["learning_rate"] == 0.1
+    assert merge({"data": "xor", "learning_rate": 0.2}, {"optimizer": "adam"})["learning_rate"] == 0.2
+
+
+@pytest.mark.parametrize(
+    ("text", "phrases"),
+    [
+        ("learning-rate = 1", ("unknown key 'learning-rate'", "did you mean 'learning_rate'?")),
+        ("nonsense = 1", ("unknown key 'nonsense'",)),
+        ('epochs = "five"', ("epochs must be an integer, got 'five'",)),
+        ("epochs = true", ("epochs must be an integer",)),
+        ("bias = 1", ("bias must be true or false, got 1",)),
+        ("hidden = 100", ("hidden must be sizes",)),
+        ("validation = 1.5", ("validation must be a share",)),
+        ("data = 3", ("data must be text",)),
+        ("epochs = ", ("run.toml is not TOML",)),
+    ],
+)
+def test_a_faulty_config_is_refused_by_the_key_s_name(nnfast, tmp_path, text, phrases):
+    (tmp_path / "run.toml").write_text(text)
+    assert_refused(nnfast("train", "digits", "--config", "run.toml"), "run.toml", *phrases)
+
+
+def test_every_default_is_a_value_that_its_option_takes():
+    for option in ROWS.values():
+        if option.default is not None:
+            assert option.check(option.default, option.name) == option.default
+    for defaults in DATA_DEFAULTS.values():
+        for name, value in defaults.items():
+            assert ROWS[name].check(value, name) == value
+
+
+def test_every_option_of_train_has_its_place_on_the_command_line():
+    of_train = set(inspect.signature(train).parameters) - {
+        "network", "X", "y", "sample_weight", "callbacks", "initial_parameters", "initial_state", "orders",
+        "inputs", "targets", "input_scale",
+    }  # fmt: skip
+    assert of_train <= set(ROWS)
+
+
+@pytest.mark.parametrize("text", ["sgd", "sgd:momentum=0.9,nesterov=true", "step:every=3,factor=0.5"])
+def test_a_choice_with_options_reads_back_as_written(text):
+    assert format_choice(*parse_choice(text, "optimizer")) == text
+
+
+@pytest.mark.parametrize("text", ["adam:beta_1", "adam:", "adam:beta_1=x", "adam:beta_1=1,beta_1=2", "adam:=1"])
+def test_a_malformed_choice_is_refused(nnfast, text):
+    assert_refused(nnfast("train", "digits", "--optimizer", text), "NAME:OPTION=VALUE", repr(text))
+
+
+def test_every_option_reaches_the_run(nnfast, monkeypatch):
+    seen = {}
+
+    def spy(network, X, y, **parameters):
+        seen.update(parameters, network=network)
+        return train(network, X, y, **parameters)
+
+    monkeypatch.setattr("nnfast.cli.train.train", spy)
+    code, _, err = nnfast(
+        "train", "digits", "--backend", "numpy", "--hidden", "6,5", "--activation", "tanh", "--dropout", 0.25,
+        "--no-bias", "--initializer", "he_normal", "--output-activation", "sigmoid", "--loss", "squared_error",
+        "--optimizer", "sgd:momentum=0.5,nesterov=true", "--schedule", "step:every=3", "--learning-rate", 0.02,
+        "--alpha", 0.001, "--l1", 0.002, "--clip-norm", 3, "--batch-size", 50, "--epochs", 2, "--no-shuffle",
+        "--early-stopping", "--patience", 4, "--tolerance", 0.01, "--dtype", "float64", "--seed", 9,
+    )  # fmt: skip
+    assert (code, err) == (0, "")
+    assert seen["network"] == multilayer_perceptron(
+        (8, 8), [6, 5], 10, activation="tanh", output_activation="sigmoid", dropout=0.25, bias=False,
+        initializer="he_normal",
+    )  # fmt: skip
+    assert seen["optimizer"] == get_optimizer("sgd", momentum=0.5, nesterov=True)
+    assert seen["schedule"] == get_schedule("step", every=3)
+    assert seen["early_stopping"] == EarlyStopping(4, 0.01)
+    assert (seen["loss"], seen["learning_rate"], seen["alpha"], seen["l1"]) == ("squared_error", 0.02, 0.001, 0.002)
+    assert (seen["clip_norm"], seen["batch_size"], seen["epochs"], seen["shuffle"]) == (3.0, 50, 2, False)
+    assert (seen["dtype"], seen["seed"], seen["backend"].name) == ("float64", 9, "numpy")
+    assert seen["input_scale"] == 1 / 16
+
+
+def test_help_of_train_names_what_there_is(nnfast):
+    code, out, _ = nnfast("train", "--help")
+    assert code == 0
+    for option in ROWS.values():
+        assert ("[[layers]]" if option.name == "layers" else option.flag) in out
+        assert option.kind != FLAG or not option.is_about_run or f"--no-{option.flag[2:]}" in out
+    for name in ("relu", "cross_entropy", "glorot_uniform", "adamw(", "cosine("):
+        assert name in out
