@@ -1,8 +1,12 @@
-"""Networks with a name of their own, for Python and `nnfast train --network`. To add one, add a function and a row."""
+"""Networks with a name of their own, for Python and `nnfast train --network`, and how each is trained well.
+
+To add one, add a function, a row of NETWORKS and one of TRAINING_SETTINGS.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 from .activations import Activation
 from .layers import Conv2D, Dense, Flatten, MaxPool2D
@@ -32,6 +36,12 @@ def lenet5(
 
 
 NETWORKS: dict[str, Callable[..., Network]] = {"lenet5": lenet5}  # of input shape, outputs and output activation
+
+# Keyword arguments of train(): train(lenet5(), X, y, epochs=5, **TRAINING_SETTINGS["lenet5"]). `nnfast train --network`
+# begins with them. How many epochs are enough depends on the data.
+TRAINING_SETTINGS: dict[str, dict[str, Any]] = {
+    "lenet5": {"learning_rate": 0.002, "schedule": "cosine", "batch_size": 64},
+}
 
 
 def get_network(name: str) -> Callable[..., Network]:

@@ -135,9 +135,13 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
         "held rows out; else all rows."
     )
 
-    info = command("info", "say which backends can run here, and on what, or what a network consists of")
-    info.add_argument("network", metavar="NETWORK", nargs="?", help="a run, a model file, or a name such as lenet5")
-    info.add_argument("--batch-size", metavar="N", type=int, default=64, help="rows to tell the memory for (64)")
+    info = command("info", "say which backends can run here, and on what, or what a network or a data set is")
+    info.add_argument(
+        "subject", metavar="NAME", nargs="?", help="a run, a model file, a network such as lenet5, or digits, ..."
+    )
+    info.add_argument(
+        "--batch-size", metavar="N", type=int, default=64, help="rows a step, to tell the memory for (64)"
+    )
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
     bench = command("bench", "time the backends on the same networks, after checking that they agree")

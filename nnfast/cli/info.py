@@ -1,4 +1,4 @@
-"""nnfast info: which backends can run here, and on what; or a network's layers and the memory it takes."""
+"""nnfast info: which backends can run here, and on what; or what there is to know of a network or a data set."""
 
 from __future__ import annotations
 
@@ -6,11 +6,13 @@ import argparse
 import json
 import os
 import platform
+from collections.abc import Mapping
 from importlib import metadata
 from typing import Any
 
 from .. import __version__
 from . import OK
+from .options import DATA_SETTINGS, as_options
 
 # Of each line, the first that is installed counts.
 PACKAGES = (
@@ -25,25 +27,56 @@ PACKAGES = (
 
 def info_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast info`."""
-    if arguments.network is not None:
+    if arguments.subject in DATA_SETTINGS:
+        return _data_command(arguments)
+    if arguments.subject is not None:
         return _network_command(arguments)
     facts = gather()
     print(json.dumps(facts, indent=2, ensure_ascii=False) if arguments.json else describe(facts))
     return OK
 
 
+def _data_command(arguments: argparse.Namespace) -> int:
+    from ..data import EMBEDDED, Table
+
+    name = arguments.subject
+    data, settings = EMBEDDED[name](), DATA_SETTINGS[name]
+    test_rows = 0 if data.y_test is None else len(data.y_test)
+    assert not isinstance(data.x_train, Table)  # embedded sets are arrays
+    shape = data.x_train.shape[1:]
+    if arguments.json:
+        facts = {
+            "training_rows": len(data.y_train),
+            "test_rows": test_rows,
+            "input_shape": shape,
+            "input_scale": data.input_scale,
+            "settings": settings,
+        }
+        print(json.dumps(facts, indent=2, ensure_ascii=False))
+    else:
+        rows = f"{len(data.y_train):,} rows" + (f" to train on and {test_rows:,} to test with" if test_rows else "")
+        print(f"{name}: {rows}, inputs of shape {shape}, scaled by {data.input_scale:.4g}")
+        print(_settings_line(f"nnfast train {name}", settings))
+    return OK
+
+
+def _settings_line(command: str, settings: Mapping[str, Any]) -> str:
+    return f"{command} begins with {' '.join(as_options(settings))}; other options override these"
+
+
 def _network_command(arguments: argparse.Namespace) -> int:
     from ..model import Model
-    from ..networks import NETWORKS
+    from ..networks import NETWORKS, TRAINING_SETTINGS
     from ..plan import make_plan
     from ..validation import check_count
     from .run_directory import find_run
 
     batch_size = check_count(arguments.batch_size, "--batch-size")
-    if arguments.network in NETWORKS:
-        network, dtype = NETWORKS[arguments.network](), "float32"
+    settings = TRAINING_SETTINGS.get(arguments.subject, {})
+    if arguments.subject in NETWORKS:
+        network, dtype = NETWORKS[arguments.subject](), "float32"
     else:
-        model = Model.load(find_run(arguments.network)[0])
+        model = Model.load(find_run(arguments.subject)[0])
         network, dtype = model.network, model.parameters.dtype.name
     if arguments.json:
         facts = {
@@ -52,10 +85,13 @@ def _network_command(arguments: argparse.Namespace) -> int:
             "batch_size": batch_size,
             "workspace_bytes": make_plan(network, batch_size).workspace_bytes(dtype),
             "network": json.loads(network.to_json()),
+            "settings": settings,
         }
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
         print(network.summary(batch_size, dtype))
+        if settings:
+            print(_settings_line(f"nnfast train --network {arguments.subject}", settings))
     return OK
 
 

@@ -1,7 +1,7 @@
 """The vocabulary of a run: one table that the command line and TOML files read, and where each value comes from.
 
-To add an option, add a row. A value comes, in rising order, from the table, from what suits the data set, from the
-file of --config, and from the command line.
+To add an option, add a row. A value comes, in rising order, from the table, from the settings that the data set and the
+named network bring, from the file of --config, and from the command line.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import tomllib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -172,8 +172,9 @@ ROWS = {option.name: option for options in OPTIONS.values() for option in option
 DESCRIPTIONS = ("network", "layers", "hidden")
 OF_HIDDEN = ("activation", "dropout", "bias", "initializer")
 
-# What suits a data set that comes with the package better than the table's defaults.
-DATA_DEFAULTS: dict[str, dict[str, Any]] = {
+# What suits a data set that comes with the package better than the table's defaults. A named network's settings, which
+# go before these, are in nnfast.networks.
+DATA_SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {
         "task": "classification", "hidden": [128, 64], "dropout": 0.2, "learning_rate": 0.003, "schedule": "cosine",
         "epochs": 30,
@@ -225,21 +226,27 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def known_names() -> str:
-    """What may stand for NAME, from the tables themselves."""
+    """What may stand for NAME, and the settings that some names bring, from the tables themselves."""
     import dataclasses
     import inspect
+    import shutil
     import textwrap
 
     from ..activations import ACTIVATIONS
     from ..initializers import INITIALIZERS
     from ..layers import LAYERS
     from ..losses import LOSSES
-    from ..networks import NETWORKS
+    from ..networks import NETWORKS, TRAINING_SETTINGS
     from ..optimizers import OPTIMIZERS
     from ..schedules import SCHEDULES
 
+    width = shutil.get_terminal_size().columns - 2  # as argparse does above it
+
     def call(name: str, options: Any) -> str:
         return f"{name}({', '.join(options)})" if options else name
+
+    def fill(text: str) -> str:
+        return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
 
     hidden = [row.name for row in ACTIVATIONS.values() if not row.output_only]
     output = [row.name for row in ACTIVATIONS.values() if row.output_only]
@@ -254,10 +261,46 @@ def known_names() -> str:
             call(name, [field.name for field in dataclasses.fields(kind)]) for name, kind in SCHEDULES.items()
         ],
     }
-    paragraphs = [
-        textwrap.fill(f"{title}: {', '.join(names)}", 100, subsequent_indent="  ") for title, names in lines.items()
-    ]
-    return "\n".join(paragraphs)
+    own = {name: " ".join(as_options(settings)) for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items()}
+    return "\n".join(
+        [
+            *(fill(f"{title}: {', '.join(names)}") for title, names in lines.items()),
+            "",
+            fill("What data sets and networks bring, a network's before a data set's; other options override these:"),
+            *(fill(f"{name}: {settings}") for name, settings in own.items()),
+        ]
+    )
+
+
+def as_options(settings: Mapping[str, Any]) -> list[str]:
+    """The settings as they are given on the command line, each with its value: ["--dropout 0.2", "--no-bias"]."""
+
+    def written(option: Option, value: Any) -> str:
+        if option.kind == FLAG:
+            return option.flag if value else f"--no-{option.flag[2:]}"
+        if option.kind == SIZES:
+            value = ",".join(map(str, value)) or "none"
+        return f"{option.flag} {value}"
+
+    return [written(ROWS[name], value) for name, value in settings.items()]
+
+
+def own_settings(data: str, network: str | None) -> dict[str, dict[str, Any]]:
+    """The settings that a data set and a named network bring, by their names, those that go before others last."""
+    from ..networks import TRAINING_SETTINGS
+
+    return {data: DATA_SETTINGS.get(data, {})} | ({network: TRAINING_SETTINGS.get(network, {})} if network else {})
+
+
+def brought(options: Mapping[str, Any], asked: Collection[str]) -> dict[str, dict[str, Any]]:
+    """Of the options, without those that were asked for: what the data set and the network brought, by their names."""
+    found: dict[str, dict[str, Any]] = {}
+    seen = set(asked)
+    for name, settings in reversed(own_settings(options["data"], options["network"]).items()):
+        if used := {key: value for key, value in settings.items() if key not in seen and options[key] == value}:
+            found[name] = used
+        seen |= settings.keys()
+    return found
 
 
 def read_config(path: str | Path) -> dict[str, Any]:
@@ -279,7 +322,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]:
-    """Every option's value, and `data`: from the table, the data set, the file and the command line.
+    """Every option's value, and `data`: from the table, the data set, the network, the file and the command line.
 
     A learning rate is a number for one optimizer: a source that names another optimizer and no rate leaves the rate
     to that optimizer. Likewise activation, dropout, bias and initializer are those of `hidden` layers: None beside a
@@ -287,9 +330,10 @@ def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
     """
     data = given.get("data") or config.get("data")
     if not data:
-        raise ValueError(f"give DATA: {', '.join(DATA_DEFAULTS)}, an .npz file or a .csv file")
+        raise ValueError(f"give DATA: {', '.join(DATA_SETTINGS)}, an .npz file or a .csv file")
     values = {option.name: option.default for option in ROWS.values()}
-    for source in (DATA_DEFAULTS.get(data, {}), config, given):
+    describing = given if any(name in given for name in DESCRIPTIONS) else config
+    for source in (*own_settings(data, describing.get("network")).values(), config, given):
         if "optimizer" in source and "learning_rate" not in source:
             values["learning_rate"] = None
         described = [name for name in DESCRIPTIONS if name in source]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from ..plan import make_plan
+from .options import as_options
 
 if TYPE_CHECKING:
     from ..backends import Backend
@@ -27,8 +28,8 @@ def note(message: str) -> None:
     print(f"nnfast: {message}", file=sys.stderr)
 
 
-def print_header(run: Prepared, backend: Backend) -> None:
-    """The data, the task, the network and the backend, before training begins."""
+def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[str, Any]]) -> None:
+    """The data, the task, the network and the backend, before training begins; and which settings names brought."""
     parts = {"training": run.training, "validation": run.validation, "test": run.test}
     rows = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     kind = f"{run.targets.n_outputs} classes" if run.values["task"] == "classification" else "numbers"
@@ -39,13 +40,14 @@ def print_header(run: Prepared, backend: Backend) -> None:
         "data": f"{values['data']}: {rows} rows",
         "task": f"{values['task']} of {kind}{why}",
         "training": f"{how}, batches of {values['batch_size']}",
+        "settings": "; ".join(f"{name} brings {' '.join(as_options(found))}" for name, found in brought.items()),
         "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
     }
     batch = len(run.training) if values["batch_size"] == "full" else values["batch_size"]
     if choice := backend.choose(make_plan(run.network, batch), np.dtype(values["dtype"])):
         lines["backend"] += f"; {choice}"
     width = max(map(len, lines))
-    print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items()), file=sys.stderr)
+    print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items() if text), file=sys.stderr)
     print(f"\n{run.network.summary(run.planned_rows, values['dtype'])}\n", file=sys.stderr)
 
 

@@ -12,7 +12,7 @@ from ..data.targets import ClassTargets
 from ..model import Model
 from ..training import DivergenceError, EarlyStopping, train
 from . import INTERRUPTED, OK
-from .options import merge, read_config
+from .options import brought, merge, read_config
 from .preparation import Prepared, prepare
 from .progress import is_watched, note, print_header, progress_bar
 from .results import score_words, show_predictions
@@ -22,14 +22,15 @@ from .run_directory import RunDirectory, to_json
 def train_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast train`. Returns the exit code; raises what main() turns into one line."""
     given = {name: value for name, value in vars(arguments).items() if name not in ("command", "config")}
-    options = merge(given, read_config(arguments.config) if arguments.config else {})
+    config = read_config(arguments.config) if arguments.config else {}
+    options = merge(given, config)
     backend = get_backend(options["backend"], options["threads"])
     run = prepare(options)
     run.values["backend"] = _full_name(options["backend"], backend)
     quiet = options["quiet"] or False
     watched = is_watched(quiet)
     if watched:
-        print_header(run, backend)
+        print_header(run, backend, brought(options, given.keys() | config.keys()))
     elif run.reason and not quiet:
         note(f"the task is {run.values['task']}: {run.reason}")
     if "test" in given and run.brings_test and not quiet:

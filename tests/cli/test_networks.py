@@ -10,7 +10,9 @@ import pytest
 
 from nnfast import BatchNorm, Conv2D, Dense, GlobalAveragePool2D, Model, Network, lenet5
 from nnfast.cli.options import read_config
+from nnfast.networks import NETWORKS, TRAINING_SETTINGS
 from nnfast.plan import make_plan
+from nnfast.training import train
 from tests.cli.results import FAST, OF_PICTURES, assert_refused, last_json, read_csv
 
 
@@ -36,6 +38,16 @@ def test_a_network_with_a_name_is_trained_and_repeated(nnfast, pictures):
     assert not Path("a/mistakes.png").exists()
     nnfast("train", pictures, *OF_PICTURES, "--network", "lenet5", "--epochs", 1, "--learning-rate", 1e-9, "--out", "a")
     assert Path("a/mistakes.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_python_trains_a_named_network_with_the_settings_that_the_shell_takes(nnfast, pictures):
+    assert nnfast("train", pictures, *OF_PICTURES, "--network", "lenet5", "--epochs", 2, "--out", "a")[0] == 0
+    arrays, labels = np.load(pictures), np.array([3, 8])
+    model = train(
+        lenet5((16, 17), 2), arrays["x_train"], np.searchsorted(labels, arrays["y_train"]), epochs=2,
+        input_scale=1 / 255, backend="numpy", **TRAINING_SETTINGS["lenet5"],
+    )  # fmt: skip
+    np.testing.assert_array_equal(model.parameters, Model.load("a/model.safetensors").parameters)
 
 
 LAYERS_IN_A_FILE = """
@@ -105,12 +117,15 @@ def test_a_network_of_images_refuses_a_table(nnfast, flowers):
 def test_info_tells_a_network_s_layers_and_its_memory(nnfast):
     code, out, err = nnfast("info", "lenet5")
     assert (code, err) == (0, "")
-    assert out.rstrip("\n") == lenet5().summary(64)
-    assert out.splitlines()[-1].endswith(" MB for batches of 64")
+    assert out.startswith(lenet5().summary(64) + "\n")
+    shown = "--learning-rate 0.002 --schedule cosine --batch-size 64"
+    assert out.splitlines()[-1].startswith(f"nnfast train --network lenet5 begins with {shown};")
     facts = json.loads(nnfast("info", "lenet5", "--batch-size", 8, "--json")[1])
     assert facts["parameters"] == lenet5().parameter_count == 44426
     assert facts["workspace_bytes"] == make_plan(lenet5(), 8).workspace_bytes("float32")
     assert Network.from_json(json.dumps(facts["network"])) == lenet5()
+    assert facts["settings"] == TRAINING_SETTINGS["lenet5"]
+    assert set(TRAINING_SETTINGS) <= set(NETWORKS)
     nnfast("train", "digits", *FAST, "--out", "a")
     assert nnfast("info", "a")[1].rstrip("\n") == Model.load("a/model.safetensors").network.summary(64)
     assert_refused(nnfast("info", "nosuch"), "there is no run 'nosuch'", command="info")

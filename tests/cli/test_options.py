@@ -7,7 +7,19 @@ import inspect
 import pytest
 
 from nnfast import get_optimizer, get_schedule, multilayer_perceptron
-from nnfast.cli.options import DATA_DEFAULTS, FLAG, ROWS, format_choice, merge, parse_choice, read_config
+from nnfast.cli import _parse
+from nnfast.cli.options import (
+    DATA_SETTINGS,
+    FLAG,
+    ROWS,
+    as_options,
+    brought,
+    format_choice,
+    merge,
+    parse_choice,
+    read_config,
+)  # fmt: skip
+from nnfast.networks import TRAINING_SETTINGS
 from nnfast.training import EarlyStopping, train
 from tests.cli.results import assert_refused, last_json
 
@@ -44,11 +56,38 @@ def test_options_override_the_config(nnfast, tmp_path):
     assert summary["parameters"] == 65 * 4 + 5 * 10
 
 
-def test_the_order_of_sources_is_table_data_file_command_line():
+def test_the_order_of_sources_is_table_data_network_file_command_line():
     assert merge({"data": "flowers.csv"}, {})["hidden"] == [100]
-    assert merge({"data": "digits"}, {})["hidden"] == DATA_DEFAULTS["digits"]["hidden"]
+    assert merge({"data": "digits"}, {})["hidden"] == DATA_SETTINGS["digits"]["hidden"]
     assert merge({"data": "digits"}, {"hidden": [5]})["hidden"] == [5]
     assert merge({"data": "digits", "hidden": []}, {"hidden": [5]})["hidden"] == []
+    of_network, of_data = TRAINING_SETTINGS["lenet5"], DATA_SETTINGS["fashion-mini"]
+    assert of_network["learning_rate"] != of_data["learning_rate"]
+    both = merge({"data": "fashion-mini", "network": "lenet5"}, {})
+    assert (both["learning_rate"], both["epochs"]) == (of_network["learning_rate"], of_data["epochs"])
+    assert merge({"data": "fashion-mini", "network": "lenet5"}, {"learning_rate": 0.1})["learning_rate"] == 0.1
+    assert merge({"data": "fashion-mini", "batch_size": 7}, {"network": "lenet5"})["batch_size"] == 7
+    assert merge({"data": "fashion-mini", "hidden": [5]}, {"network": "lenet5"})["batch_size"] == 32
+
+
+def test_what_names_bring_reads_back_from_the_options_that_are_shown():
+    """Of every data set and network, as info, the help and the head of a run show it."""
+    for settings in (DATA_SETTINGS | TRAINING_SETTINGS).values():
+        words = " ".join(as_options(settings)).split()
+        parsed = vars(_parse(["train", "a.npz", *words]))
+        assert {name: parsed[name] for name in settings} == settings
+    assert as_options({"hidden": [], "shuffle": True}) == ["--hidden none", "--shuffle"]
+
+
+def test_what_was_brought_leaves_out_what_was_asked_for():
+    given = {"data": "fashion-mini", "network": "lenet5", "batch_size": 64}
+    assert brought(merge(given, {}), given) == {
+        "lenet5": {"learning_rate": 0.002, "schedule": "cosine"},
+        "fashion-mini": {"task": "classification", "epochs": 30},
+    }
+    assert brought(merge({"data": "a.npz"}, {}), ()) == {}
+    without_rate = {"data": "a.npz", "network": "lenet5", "optimizer": "sgd"}
+    assert brought(merge(without_rate, {}), without_rate) == {"lenet5": {"schedule": "cosine", "batch_size": 64}}
 
 
 def test_a_learning_rate_is_not_handed_on_to_another_optimizer():
@@ -81,8 +120,8 @@ def test_every_default_is_a_value_that_its_option_takes():
     for option in ROWS.values():
         if option.default is not None:
             assert option.check(option.default, option.name) == option.default
-    for defaults in DATA_DEFAULTS.values():
-        for name, value in defaults.items():
+    for settings in (DATA_SETTINGS | TRAINING_SETTINGS).values():
+        for name, value in settings.items():
             assert ROWS[name].check(value, name) == value
 
 
@@ -141,3 +180,7 @@ def test_help_of_train_names_what_there_is(nnfast):
         assert option.kind != FLAG or not option.is_about_run or f"--no-{option.flag[2:]}" in out
     for name in ("relu", "cross_entropy", "glorot_uniform", "adamw(", "cosine("):
         assert name in out
+    text = " ".join(out.split())
+    for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items():
+        assert f"{name}: {' '.join(as_options(settings))}" in text
+    assert max(map(len, out.splitlines())) <= 80

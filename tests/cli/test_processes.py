@@ -8,8 +8,11 @@ import sys
 from types import ModuleType
 
 import numpy as np
+import pytest
 
 from nnfast.cli import main
+from nnfast.cli.options import DATA_SETTINGS, as_options
+from nnfast.data import EMBEDDED
 from tests.cli.results import assert_refused
 
 
@@ -27,6 +30,19 @@ def test_info_names_every_backend_and_why_not(nnfast, monkeypatch):
     assert (code, err) == (0, "")
     assert "no: there is no GPU" in out
     assert "threads   7 for numba" in out
+
+
+@pytest.mark.parametrize("name", EMBEDDED)
+def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
+    data = EMBEDDED[name]()
+    code, out, err = nnfast("info", name)
+    assert (code, err) == (0, "")
+    first, last = out.splitlines()
+    assert first.startswith(f"{name}: {len(data.y_train):,} rows")
+    assert last.startswith(f"nnfast train {name} begins with {' '.join(as_options(DATA_SETTINGS[name]))};")
+    facts = json.loads(nnfast("info", name, "--json")[1])
+    assert facts["settings"] == DATA_SETTINGS[name]
+    assert (facts["training_rows"], facts["test_rows"] > 0) == (len(data.y_train), data.x_test is not None)
 
 
 def test_bench_hands_its_options_on(nnfast, monkeypatch):
