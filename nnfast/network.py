@@ -10,11 +10,14 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, fields
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
 from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
 from .windows import Shape
+
+if TYPE_CHECKING:
+    from .backends import Backend
 
 MAX_LAYERS = 1000
 
@@ -85,10 +88,17 @@ class Network:
         """Weights and biases of all layers."""
         return sum(layer.parameter_count(shape) for layer, shape in zip(self.layers, self.shapes, strict=False))
 
-    def summary(self, batch_size: int | None = None, dtype: Any = "float32") -> str:
+    def summary(
+        self,
+        batch_size: int | None = None,
+        dtype: Any = "float32",
+        backend: str | Backend = "auto",
+        n_rows: int | None = None,
+    ) -> str:
         """A table of the layers: number, kind, activation, output shape, parameters.
 
-        With batch_size, a line below tells the memory that batches of so many rows take in `dtype`.
+        With batch_size, a line below tells the memory that train() takes for the numbers between the layers, in batches
+        of so many rows, in `dtype`, on `backend`. n_rows: what it trains on, where that is little.
         """
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
         shapes = self.shapes
@@ -105,9 +115,9 @@ class Network:
         )
         if batch_size is None:
             return table
-        from .plan import make_plan  # which lowers networks, and so imports this module
+        from .memory import workspace_words  # by what lowers networks, and so imports this module
 
-        return f"{table}\n{make_plan(self, batch_size).memory(dtype)}"
+        return f"{table}\n{workspace_words(self, batch_size, dtype, backend, n_rows)}"
 
     def __str__(self) -> str:
         return self.summary()

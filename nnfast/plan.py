@@ -216,14 +216,6 @@ class Plan:
                 flops += op.weights.size * pixels * (4 if op.input_gradient is None else 6)
         return flops
 
-    def workspace_bytes(self, dtype: Any) -> int:
-        """What the workspace takes in memory, all of it before the first step."""
-        return self.workspace_size * np.dtype(dtype).itemsize
-
-    def memory(self, dtype: Any) -> str:
-        """The workspace in words: "workspace: 12.3 MB for batches of 64"."""
-        return f"workspace: {_bytes(self.workspace_bytes(dtype))} for batches of {self.rows:,}"
-
 
 def make_plan(network: Network, rows: int) -> Plan:
     """Lay out `network` for batches of up to `rows` rows."""
@@ -320,12 +312,3 @@ class _Allocator:
         span = Span(-(-self.size // self._alignment) * self._alignment, shape)
         self.size = span.end
         return span
-
-
-def _bytes(size: float) -> str:
-    """ "12.3 MB", in powers of ten."""
-    for unit in ("B", "kB", "MB"):
-        if size < 999.5:
-            return f"{size:.3g} {unit}"
-        size /= 1000
-    return f"{size:.3g} GB"

@@ -219,7 +219,7 @@ def train(
 
 def planned_rows(batch_size: int, n_rows: int) -> int:
     """The most rows that train() has in its workspace at once, for steps and for evaluation."""
-    return max(batch_size, min(n_rows, EVALUATION_ROWS))
+    return min(max(batch_size, EVALUATION_ROWS), n_rows)
 
 
 class _Run:

@@ -152,10 +152,3 @@ def test_a_convolution_draws_by_its_fans_and_batch_norm_starts_as_the_identity()
     assert not norm.running_mean.view(state).any()
     assert (norm.running_variance.view(state) == 1).all()
     assert norm.gamma not in plan.weight_spans
-
-
-def test_the_workspace_is_told_in_words() -> None:
-    plan = make_plan(Network((28, 28), [Conv2D(6, 5), Flatten(), Dense(10)]), 64)
-    assert plan.memory("float32") == f"workspace: {plan.workspace_size * 4 / 1e6:.3g} MB for batches of 64"
-    assert plan.network.summary(64, "float32") == f"{plan.network.summary()}\n{plan.memory('float32')}"
-    assert make_plan(Network(3, [Dense(1)]), 1).memory("float64").startswith("workspace: 648 B for")

@@ -179,6 +179,10 @@ class Backend(ABC):
         """What it would choose for this plan, and why, for people to read; None where there is nothing to choose."""
         return None
 
+    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
+        """The elements of a program's workspace: the plan's, and what the backend adds; 0 where it plans none."""
+        return plan.workspace_size
+
     @abstractmethod
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
         """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ..plan import Plan
 from ..threads import fair_share, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
-from .numba_table import Table
+from .numba_table import Areas, Table
 
 logger = logging.getLogger("nnfast")
 
@@ -46,6 +46,9 @@ class NumbaBackend(Backend):
 
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
         return f"Numba {numba.__version__} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
+
+    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
+        return Areas(plan, dtype).size
 
     def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
         return NumbaProgram(plan, recipe, self.threads)

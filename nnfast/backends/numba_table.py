@@ -23,12 +23,45 @@ from ..random import dropout_threshold
 Row = NDArray[np.int64]
 
 
+class Areas:
+    """What the CPU engine adds behind a plan's workspace, by offsets into it; size: of both.
+
+    images: the inputs in groups; flat, flat_gradient: the outputs of the image part as rows, and their gradient; -1
+    where there is none. transposed, narrow: by a dense operation's layer index, the transposed weights that make
+    dLoss/dx, and the room for the transpose of a narrow matrix's gradient.
+    """
+
+    def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
+        from ..kernels.cpu import products
+
+        self.size = plan.workspace_size
+        self.images = self.flat = self.flat_gradient = -1
+        self.transposed: dict[int, int] = {}
+        self.narrow: dict[int, int] = {}
+        if plan.image_operations:
+            self.images = self._take(plan.inputs.size)
+            first_flat = plan.operations[plan.image_operations]  # there is one: the output is dense
+            self.flat = self._take(first_flat.inputs.size)
+            if first_flat.input_gradient:
+                self.flat_gradient = self._take(first_flat.inputs.size)
+        for op in plan.dense_operations:
+            if op.input_gradient:
+                self.transposed[op.layer_index] = self._take(op.weights.size)
+            inputs, outputs = op.weights.shape
+            if products.is_narrow(inputs, outputs, dtype):
+                self.narrow[op.layer_index] = self._take(op.weights.size)
+
+    def _take(self, size: int) -> int:
+        offset = -(-self.size // ALIGNMENT) * ALIGNMENT
+        self.size = offset + size
+        return offset
+
+
 class Table:
     """The rows for a plan, and what they refer to.
 
     constants: of the formulas and others. kept: kernels and arrays that the rows know by their addresses, to be held as
-    long as the rows are used. workspace_size: of the plan's workspace, and behind it what the CPU engine adds.
-    weight_rows: of all layers together.
+    long as the rows are used. workspace_size: what the rows' offsets point into. weight_rows: of all layers together.
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
@@ -39,42 +72,35 @@ class Table:
         self._dtype = dtype
         self.constants: list[float] = []
         self.kept: list[Any] = []
-        self.workspace_size = plan.workspace_size
+        self._areas = Areas(plan, dtype)
+        self.workspace_size = self._areas.size
         self.weight_rows = 0
 
     def rows(self) -> Row:
         """The table, (operations, COLUMNS)."""
-        plan, epoch = self._plan, self._epoch
+        plan, epoch, areas = self._plan, self._epoch, self._areas
         images = plan.image_operations
         rows = []
         if images:
             from ..kernels.cpu import images as conversions
 
             group = conversions.group_size(self._dtype)
-            inputs = self._take(plan.inputs.size)
-            rows.append(self._conversion(epoch.INTERLEAVE, plan.inputs.shape[1], plan.inputs.offset, inputs))
+            rows.append(self._conversion(epoch.INTERLEAVE, plan.inputs.shape[1], plan.inputs.offset, areas.images))
             first = plan.operations[0]
         for index, op in enumerate(plan.operations):
             row = self._row(op, group if index < images else 1)
             if images and op.inputs == plan.inputs and op is first:
-                row[epoch.INPUTS] = inputs
+                row[epoch.INPUTS] = areas.images
             if images and index == images:  # the first operation on flat rows
-                outputs = self._take(op.inputs.size)
-                conversion = self._conversion(epoch.DEINTERLEAVE, op.inputs.shape[1], op.inputs.offset, outputs)
-                row[epoch.INPUTS] = outputs
+                conversion = self._conversion(epoch.DEINTERLEAVE, op.inputs.shape[1], op.inputs.offset, areas.flat)
+                row[epoch.INPUTS] = areas.flat
                 if op.input_gradient:
                     conversion[epoch.INPUT_GRADIENT] = op.input_gradient.offset
-                    conversion[epoch.GRADIENT] = row[epoch.INPUT_GRADIENT] = self._take(op.inputs.size)
+                    conversion[epoch.GRADIENT] = row[epoch.INPUT_GRADIENT] = areas.flat_gradient
                 rows.append(conversion)
             rows.append(row)
             self._fill(row, op, is_image=index < images)
         return np.stack(rows)
-
-    def _take(self, size: int) -> int:
-        """Room in the workspace behind what was taken before."""
-        offset = -(-self.workspace_size // ALIGNMENT) * ALIGNMENT
-        self.workspace_size = offset + size
-        return offset
 
     def _address(self, compiled: Any) -> int:
         self.kept.append(compiled)
@@ -156,16 +182,11 @@ class Table:
         self.weight_rows += op.weights.size // columns
 
     def _dense(self, row: Row, op: DenseOperation) -> None:
-        from ..kernels.cpu import products
-
         epoch = self._epoch
         row[epoch.KIND] = epoch.DENSE
         self._weights(row, op)
-        if op.input_gradient:
-            row[epoch.WEIGHTS_TRANSPOSED] = self._take(op.weights.size)
-        inputs, outputs = op.weights.shape
-        if products.is_narrow(inputs, outputs, self._dtype):
-            row[epoch.NARROW] = self._take(op.weights.size)
+        row[epoch.WEIGHTS_TRANSPOSED] = self._areas.transposed.get(op.layer_index, -1)
+        row[epoch.NARROW] = self._areas.narrow.get(op.layer_index, -1)
         if op is not self._plan.output:  # the last layer's belong to the loss
             self._activation(row, op.layer.function)
 

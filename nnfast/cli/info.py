@@ -65,9 +65,10 @@ def _settings_line(command: str, settings: Mapping[str, Any]) -> str:
 
 
 def _network_command(arguments: argparse.Namespace) -> int:
+    from ..backends import get_backend
+    from ..memory import workspace_bytes
     from ..model import Model
     from ..networks import NETWORKS, TRAINING_SETTINGS
-    from ..plan import make_plan
     from ..validation import check_count
     from .run_directory import find_run
 
@@ -83,7 +84,8 @@ def _network_command(arguments: argparse.Namespace) -> int:
             "parameters": network.parameter_count,
             "dtype": dtype,
             "batch_size": batch_size,
-            "workspace_bytes": make_plan(network, batch_size).workspace_bytes(dtype),
+            "backend": get_backend("auto").name,
+            "workspace_bytes": workspace_bytes(network, batch_size, dtype),
             "network": json.loads(network.to_json()),
             "settings": settings,
         }

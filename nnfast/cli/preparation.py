@@ -22,7 +22,6 @@ from ..network import Network, layer_from_data, multilayer_perceptron
 from ..networks import get_network
 from ..optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from ..schedules import Schedule, get_schedule
-from ..training import planned_rows
 from ..validation import default_loss
 from .options import format_choice, parse_choice
 
@@ -69,10 +68,10 @@ class Prepared:
     input_scale: float
 
     @property
-    def planned_rows(self) -> int:
-        """The rows that train() lays the network out for."""
+    def batch_size(self) -> int:
+        """The rows of a step."""
         n_rows, batch_size = len(self.training), self.values["batch_size"]
-        return planned_rows(n_rows if batch_size == "full" else min(batch_size, n_rows), n_rows)
+        return n_rows if batch_size == "full" else min(batch_size, n_rows)
 
 
 def test_part(dataset: Dataset) -> Part | None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plan import make_plan
+from ..training import planned_rows
 from .options import as_options
 
 if TYPE_CHECKING:
@@ -43,12 +44,13 @@ def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[
         "settings": "; ".join(f"{name} brings {' '.join(as_options(found))}" for name, found in brought.items()),
         "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
     }
-    batch = len(run.training) if values["batch_size"] == "full" else values["batch_size"]
-    if choice := backend.choose(make_plan(run.network, batch), np.dtype(values["dtype"])):
+    rows_at_once = planned_rows(run.batch_size, len(run.training))
+    if choice := backend.choose(make_plan(run.network, rows_at_once), np.dtype(values["dtype"])):
         lines["backend"] += f"; {choice}"
     width = max(map(len, lines))
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items() if text), file=sys.stderr)
-    print(f"\n{run.network.summary(run.planned_rows, values['dtype'])}\n", file=sys.stderr)
+    summary = run.network.summary(run.batch_size, values["dtype"], backend, len(run.training))
+    print(f"\n{summary}\n", file=sys.stderr)
 
 
 @contextlib.contextmanager

@@ -10,8 +10,8 @@ import pytest
 
 from nnfast import BatchNorm, Conv2D, Dense, GlobalAveragePool2D, Model, Network, lenet5
 from nnfast.cli.options import read_config
+from nnfast.memory import workspace_bytes
 from nnfast.networks import NETWORKS, TRAINING_SETTINGS
-from nnfast.plan import make_plan
 from nnfast.training import train
 from tests.cli.results import FAST, OF_PICTURES, assert_refused, last_json, read_csv
 
@@ -122,7 +122,7 @@ def test_info_tells_a_network_s_layers_and_its_memory(nnfast):
     assert out.splitlines()[-1].startswith(f"nnfast train --network lenet5 begins with {shown};")
     facts = json.loads(nnfast("info", "lenet5", "--batch-size", 8, "--json")[1])
     assert facts["parameters"] == lenet5().parameter_count == 44426
-    assert facts["workspace_bytes"] == make_plan(lenet5(), 8).workspace_bytes("float32")
+    assert facts["workspace_bytes"] == workspace_bytes(lenet5(), 8, "float32", facts["backend"])
     assert Network.from_json(json.dumps(facts["network"])) == lenet5()
     assert facts["settings"] == TRAINING_SETTINGS["lenet5"]
     assert set(TRAINING_SETTINGS) <= set(NETWORKS)

@@ -165,6 +165,7 @@ def test_a_terminal_sees_network_backend_progress_and_confusion_matrix(nnfast, m
     assert "auto chose" in err
     assert "output shape" in err
     assert "settings  digits brings --task classification --learning-rate 0.003 --schedule cosine\n" in err
+    assert "for batches of 32 (256 rows in evaluation)" in err
     assert "epoch" in err
     assert "validation accuracy" in err
     assert out.startswith("true \\ predicted")
