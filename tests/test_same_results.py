@@ -252,6 +252,18 @@ def test_rows_without_weight_are_evaluated_all_the_same(backend: Backend) -> Non
     assert difference(program.evaluate(source)[1], program.predict(source)) == 0
 
 
+@pytest.mark.parametrize("loss", ["squared_error", "sum_squared_error"])
+def test_rows_without_weight_have_no_gradient_whatever_was_computed_before(backend: Backend, loss: str) -> None:
+    """With penalties too, which are divided like the loss: by nothing, here."""
+    program = make_program(backend, Network(4, [Dense(5, "tanh"), Dense(2)]), recipe(loss, alpha=0.5), rows=6)
+    source = make_source(program.plan.network, LOSSES[loss], 6)
+    assert program.loss_and_gradient(source)[1].any()
+    value, gradient = program.loss_and_gradient(Source(source.inputs, source.targets, np.zeros(6)))
+    assert value == 0
+    assert gradient.dtype == np.float64
+    np.testing.assert_array_equal(gradient, np.zeros(program.plan.parameter_count))
+
+
 def test_kernels_reach_what_lies_beyond_the_largest_launch(
     faster_backend: Backend, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -24,11 +24,13 @@ Vector = NDArray[np.floating]
 class Source:
     """The rows that a program reads, as host arrays in C order; inputs may be a CuPy array where a program reads it.
 
-    inputs: (n_rows, input_size) in the program's dtype, or uint8, multiplied by `scale` as they are gathered; or in
-    the other float dtype, converted as they are gathered (scale 1); or a scipy.sparse CSR matrix of either float
-    dtype, whose rows are filled in with zeros as they are gathered (scale 1).
+    inputs: (n_rows, input_size) in the program's dtype, or uint8; or in the other float dtype, converted as they are
+    gathered; or a scipy.sparse CSR matrix of either float dtype, whose rows are filled in with zeros as they are
+    gathered.
     targets: (n_rows, output_size) in the program's dtype, or (n_rows,) int64 class labels.
     sample_weight: (n_rows,) in the program's dtype, or None where every row counts 1.
+    scale: what uint8 inputs are multiplied by as they are gathered, such as 1/255; 1 for all others, since only bytes
+    are kept as they came (make_source scales floats once).
     """
 
     inputs: Any
@@ -99,8 +101,8 @@ class Program(ABC):
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         """Loss and flat gradient of one batch, penalties included, without dropout and clipping.
 
-        source: at most plan.rows rows. BatchNorm uses the batch's statistics, as in training, and leaves the running
-        ones as they are.
+        source: at most plan.rows rows; where their weights are all zero, so are loss and gradient. BatchNorm uses the
+        batch's statistics, as in training, and leaves the running ones as they are.
         """
 
     @abstractmethod

@@ -192,6 +192,8 @@ class NumbaProgram(HostProgram):
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
         totals = batch_totals(source, order, bounds)
+        if not totals[0]:
+            return 0.0, np.zeros_like(self._gradient)
         losses, _ = self._run(self._epoch.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
         return float(losses[0]), self._gradient.copy()
 

@@ -81,8 +81,11 @@ class NumpyProgram(HostProgram):
         return losses
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        inputs, targets, weights = self._gather(source, np.arange(source.n_rows))
+        if not weights.any():
+            return 0.0, np.zeros_like(self._parameters)
         with np.errstate(all="ignore"):
-            return self._loss_and_gradient(*self._gather(source, np.arange(source.n_rows)), step=None)
+            return self._loss_and_gradient(inputs, targets, weights, step=None)
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         output = self.plan.output.layer.function

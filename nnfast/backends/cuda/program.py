@@ -100,6 +100,8 @@ class CudaProgram(Program):
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         weights = source.sample_weight
         total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        if not total:
+            return 0.0, np.zeros(self.plan.parameter_count, self.recipe.dtype)
         divisor = batch_divisor(self.recipe.loss, total)
         with self._device():
             parts = self._differentiate(self._upload(source), source.n_rows, self._xp.asarray(np.array([divisor])))
