@@ -44,6 +44,8 @@ class Activation(NamedConstants):
     output_only: bool = False
 
     def __post_init__(self) -> None:
+        if not isinstance(self.name, str) or not self.name:
+            raise TypeError(f"an activation's name must be text, got {self.name!r}")
         object.__setattr__(self, "constants", check_constants(self.constants))
         check_interval(self.range)
         if self.is_row_operation and not (self.output_only and self.range == SIMPLEX):

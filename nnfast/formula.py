@@ -243,7 +243,11 @@ def check_name(name: str, what: str) -> str:
 def check_constants(constants: Mapping[str, float] | Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
     """Named constants as a sorted, hashable tuple of (name, finite float)."""
     pairs = []
-    for name, value in sorted(dict(constants).items()):
+    try:
+        named = dict(constants)
+    except (TypeError, ValueError):
+        raise FormulaError(f"constants must be numbers by name, such as {{'slope': 0.1}}, got {constants!r}") from None
+    for name, value in sorted(named.items()):
         check_name(name, "constant")
         if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
             raise FormulaError(f"constant {name} must be a finite number, got {value!r}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import MISSING, dataclass, fields
 from typing import TYPE_CHECKING, Any
 
 from .activations import ACTIVATIONS, Activation
@@ -177,10 +177,23 @@ def layer_from_data(index: int, data: Any) -> Layer:
     options = {name: value for name, value in data.items() if name != "kind"}
     try:
         if isinstance(options.get("activation"), dict):
-            options["activation"] = Activation(**options["activation"])
-        return LAYERS[kind](**options)
+            options["activation"] = _from_fields(Activation, options["activation"], "activation")
+        layer: Layer = _from_fields(LAYERS[kind], options, kind)
+        return layer
     except (TypeError, ValueError) as error:
-        raise ValueError(f"layer {index} ({kind}): {error}") from None
+        raise ValueError(f"layer {index} ({kind}): {str(error).removeprefix(f'{kind}: ')}") from None
+
+
+def _from_fields(make: Any, data: dict[str, Any], what: str) -> Any:
+    """make(**data) of a dataclass. Raises ValueError for a name that it does not have, and for one that it lacks."""
+    known = [field.name for field in fields(make)]
+    for name in data:
+        if name not in known:
+            raise ValueError(f"{what}: unknown {name!r}; known: {', '.join(known) or 'nothing'}")
+    for field in fields(make):
+        if field.default is MISSING and field.name not in data:
+            raise ValueError(f"{what}: {field.name} is missing")
+    return make(**data)
 
 
 def _activation_to_data(activation: Activation) -> str | dict[str, Any]:

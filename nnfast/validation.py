@@ -59,6 +59,10 @@ def check_inputs(
     array that is so already is not copied; one on a CUDA device stays there. Raises TypeError or ValueError for a wrong
     shape or kind, and for NaN and infinity with row and column.
     """
+    if getattr(X, "tocsr", None):
+        raise TypeError(
+            f"X is a sparse {type(X).__name__}: MLPClassifier and MLPRegressor read it as it is; here, pass X.toarray()"
+        )
     if encoding is not None:
         if is_on_device(X):
             raise TypeError("columns are encoded on the host: pass X.get(), or leave inputs= out")

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import scipy.sparse
 from numpy.typing import NDArray
 
 from nnfast.backends import Backend
@@ -391,6 +392,10 @@ BAD = np.where(np.arange(18).reshape(6, 3) == 7, np.nan, 0.0)
 REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "NaN in X": ({"X": BAD}, r"X holds nan in row 2, column 1 \(counted from 0\)"),
     "infinity in y": ({"y": np.array([0, 0, np.inf, 0, 0, 0])}, "inf"),
+    "a sparse X": (
+        {"X": scipy.sparse.csr_array(np.eye(6, 3))},
+        r"X is a sparse csr_array: MLPClassifier and MLPRegressor read it as it is; here, pass X.toarray\(\)",
+    ),
     "text in X": ({"X": np.full((6, 3), "a")}, "X must hold numbers, got dtype <U1"),
     "a wrong width": ({"X": np.zeros((6, 4))}, r"X has shape \(6, 4\), but the network takes \(n_rows, 3\)"),
     "no rows": ({"X": np.zeros((0, 3)), "y": np.zeros(0)}, "X has no rows"),

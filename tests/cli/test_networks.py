@@ -89,8 +89,42 @@ REFUSED_NETWORKS = {
     "hidden layers' options": (("--dropout", 0.1), 'network = "lenet5"', "dropout is of hidden layers"),
     "an unknown name": (("--network", "lenet6"), "", "unknown network 'lenet6'; known: lenet5"),
     "an unknown kind": ((), '[[layers]]\nkind = "Conv3D"', "layer 0: unknown kind 'Conv3D'; known: Dense, "),
-    "a wrong value": ((), '[[layers]]\nkind = "Conv2D"\nfilters = 2\nkernel_size = "big"', "layer 0 (Conv2D): "),
-    "an unknown field": ((), '[[layers]]\nkind = "Conv2D"\nfilter = 2', "layer 0 (Conv2D): "),
+    "a wrong value": (
+        (),
+        '[[layers]]\nkind = "Conv2D"\nfilters = 2\nkernel_size = "big"',
+        "(Conv2D): kernel_size must be",
+    ),
+    "an unknown field": (
+        (),
+        '[[layers]]\nkind = "MaxPool2D"\npool_size = 2\nkind2 = 3',
+        "layer 0 (MaxPool2D): unknown 'kind2'; known: pool_size, stride, padding\n",
+    ),
+    "a missing field": ((), '[[layers]]\nkind = "Conv2D"\nfilters = 2', "layer 0 (Conv2D): kernel_size is missing\n"),
+    "a field of a layer without any": (
+        (),
+        '[[layers]]\nkind = "Flatten"\nunits = 2',
+        "layer 0 (Flatten): unknown 'units'; known: nothing\n",
+    ),
+    "an activation's unknown field": (
+        (),
+        '[[layers]]\nkind = "Conv2D"\nfilters = 2\nkernel_size = 2\nactivation = {name = "x", valeu = "z"}',
+        "layer 0 (Conv2D): activation: unknown 'valeu'; known: name, value, derivative, constants, range, output_only",
+    ),
+    "an activation's missing field": (
+        (),
+        '[[layers]]\nkind = "Conv2D"\nfilters = 2\nkernel_size = 2\nactivation = {name = "x", value = "z"}',
+        "layer 0 (Conv2D): activation: derivative is missing",
+    ),
+    "an activation without a name": (
+        (),
+        '[[layers]]\nkind = "BatchNorm"\nactivation = {name = 3, value = "z", derivative = "1"}',
+        "layer 0 (BatchNorm): an activation's name must be text, got 3",
+    ),
+    "constants that are none": (
+        (),
+        '[[layers]]\nkind = "BatchNorm"\nactivation = {name = "x", value = "z", derivative = "1", constants = 3}',
+        "layer 0 (BatchNorm): constants must be numbers by name, such as {'slope': 0.1}, got 3",
+    ),
     "no Flatten": (
         (),
         '[[layers]]\nkind = "MaxPool2D"\npool_size = 2',
