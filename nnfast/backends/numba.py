@@ -16,7 +16,7 @@ from ..threads import fair_share, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
 from .numba_table import Areas, Table
 
-logger = logging.getLogger("nnfast")
+logger = logging.getLogger("nnfast.numba")
 
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
@@ -230,7 +230,10 @@ def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
 
 
 class announced:  # noqa: N801 - reads as the statement it is
-    """Says once, on a terminal, that kernels are being compiled, and marks them so that it is not said again."""
+    """Says once that kernels are being compiled, and marks them so that it is not said again.
+
+    In the log, which the command line shows; on a terminal also where nobody listens to the log.
+    """
 
     def __init__(self, dtype: np.dtype[Any]) -> None:
         self._dtype = dtype
@@ -246,7 +249,7 @@ class announced:  # noqa: N801 - reads as the statement it is
             _announced.add(self._what)
             message = f"nnfast: compiling the CPU kernels for {self._what} (once; 10 to 20 seconds)"
             logger.info(message)
-            if sys.stderr.isatty():
+            if sys.stderr.isatty() and not logger.hasHandlers():
                 print(message, file=sys.stderr, flush=True)
 
     def __exit__(self, *exception: object) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
+from .log import listening
 from .options import ROWS, add_train_arguments, known_names
 
 OK, USAGE, UNAVAILABLE, DIVERGED, INTERRUPTED, READER_GONE = 0, 2, 3, 4, 130, 141  # 128 + the signal's number
@@ -44,7 +45,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         return stop.code if isinstance(stop.code, int) else USAGE
     name = f"nnfast {arguments.command}"
     try:
-        result = _COMMANDS[arguments.command](arguments)
+        with listening():
+            result = _COMMANDS[arguments.command](arguments)
         sys.stdout.flush()  # so that a reader who has left is noticed here
         return result
     except KeyboardInterrupt:

@@ -12,6 +12,7 @@ from ..data.targets import ClassTargets
 from ..model import Model
 from ..training import DivergenceError, EarlyStopping, train
 from . import INTERRUPTED, OK
+from .log import hush
 from .options import brought, merge, read_config
 from .preparation import Prepared, prepare
 from .progress import is_watched, note, print_header, progress_bar
@@ -28,6 +29,8 @@ def train_command(arguments: argparse.Namespace) -> int:
     run = prepare(options)
     run.values["backend"] = _full_name(options["backend"], backend)
     quiet = options["quiet"] or False
+    if quiet:
+        hush()
     watched = is_watched(quiet)
     if watched:
         print_header(run, backend, brought(options, given.keys() | config.keys()))

@@ -13,6 +13,12 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
 
+@pytest.fixture(autouse=True)
+def _compiling_is_no_news(monkeypatch):
+    """Whether kernels were compiled before decides nothing here but for test_announcements.py."""
+    monkeypatch.setattr("nnfast.backends.numba._announced", {"float32", "float64"})
+
+
 @pytest.fixture
 def nnfast(capsys):
     """Runs a command line; gives its exit code, and what it wrote to stdout and stderr."""
