@@ -1,4 +1,4 @@
-"""Ctrl-C during a run: noted where it would do harm, and acted upon between stretches."""
+"""Ctrl-C during a run: noted where it would do harm, and acted upon between stretches or where the harm is over."""
 
 from __future__ import annotations
 
@@ -33,3 +33,20 @@ def interruptible() -> Iterator[Interruption]:
         yield interruption
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+@contextlib.contextmanager
+def postponed() -> Iterator[None]:
+    """Within this, nothing interrupts: what Ctrl-C does, whoever decides that, it does at the end."""
+    previous = signal.getsignal(signal.SIGINT)
+    if threading.current_thread() is not threading.main_thread() or not callable(previous):
+        yield
+        return
+    pressed: list[int] = []
+    signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, previous)
+        for number in pressed:
+            signal.raise_signal(number)

@@ -12,6 +12,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from .interruption import postponed
+
 # The first of these that is set gives the count; tools that start many processes set OMP_NUM_THREADS in each.
 VARIABLES = ("NNFAST_NUM_THREADS", "OMP_NUM_THREADS")
 MAX_THREADS = 1024
@@ -19,8 +21,7 @@ MAX_THREADS = 1024
 # A container's share of the processors: microseconds of work, or "max", in so many of time (Linux, cgroup v2)
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
-_running = 0
-_lock = threading.Lock()
+_running: set[int] = set()  # the threads in which computations run
 
 
 def check_threads(threads: Any) -> int | None:
@@ -64,22 +65,20 @@ def processor_count() -> int:
 
 @contextmanager
 def fair_share(count: int) -> Iterator[int]:
-    """`count` threads, divided by the computations of this process that run now."""
-    global _running
-    with _lock:
-        _running += 1
-        share = max(1, count // _running)
+    """`count` threads, divided by the threads of this process in which a computation runs now."""
+    # A set, and no counter: what an interruption between two of these lines leaves in it, this thread's next
+    # computation takes out.
+    thread = threading.get_ident()
     try:
-        yield share
+        _running.add(thread)
+        yield max(1, count // len(_running))
     finally:
-        with _lock:
-            _running -= 1
+        _running.discard(thread)
 
 
 def _forget() -> None:
-    """In a forked process nothing runs, and nobody holds the lock, whatever its parent was doing."""
-    global _running, _lock
-    _running, _lock = 0, threading.Lock()
+    """In a forked process nothing runs, whatever its parent was doing."""
+    _running.clear()
 
 
 if hasattr(os, "register_at_fork"):
@@ -96,49 +95,33 @@ def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
         function(0, 1)
         return
     gate = threading.Event()
-    started: list[tuple[threading.Thread, threading.Event]] = []
+    started: list[threading.Thread] = []
     errors: list[BaseException] = []
     team = 0  # nobody, until all are there
 
-    def work(number: int, done: threading.Event) -> None:
+    def work(number: int) -> None:
         try:
             gate.wait()
             if number < team:
                 function(number, team)
         except BaseException as error:
             errors.append(error)
-        finally:
-            done.set()
 
-    try:
-        for number in range(count):
-            done = threading.Event()
-            thread = threading.Thread(target=work, args=(number, done), daemon=True)
-            try:
-                thread.start()
-            except RuntimeError:  # "can't start new thread"
-                break
-            started.append((thread, done))
-        team = len(started)
-    finally:
-        _release(gate, started)
+    with postponed():
+        try:
+            for number in range(count):
+                thread = threading.Thread(target=work, args=(number,), daemon=True)
+                try:
+                    thread.start()
+                except RuntimeError:  # "can't start new thread"
+                    break
+                started.append(thread)
+            team = len(started)
+        finally:
+            gate.set()
+            for thread in started:
+                thread.join()
     if errors:
         raise errors[0]
     if not started:
         function(0, 1)
-
-
-def _release(gate: threading.Event, started: list[tuple[threading.Thread, threading.Event]]) -> None:
-    """Let the threads go, and wait for them."""
-    interruption = None
-    while True:
-        try:
-            gate.set()
-            for thread, done in started:
-                done.wait()  # Thread.join, interrupted, would take the thread for dead (CPython issue 90882)
-                thread.join()
-            break
-        except KeyboardInterrupt as error:
-            interruption = error
-    if interruption:
-        raise interruption

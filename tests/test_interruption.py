@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnfast.backends.numpy import NumpyProgram
-from nnfast.interruption import interruptible
+from nnfast.interruption import interruptible, postponed
 from nnfast.network import Dense, Network
 from nnfast.training import train
 
@@ -39,6 +39,32 @@ def test_a_handler_of_somebody_else_stays_in_charge() -> None:
         assert not interruption.noted
     finally:
         signal.signal(signal.SIGINT, previous)
+
+
+def test_what_is_postponed_happens_at_the_end_as_often_as_it_was_asked_for() -> None:
+    done = []
+
+    @postponed()
+    def pressed(times: int) -> None:
+        for _ in range(times):
+            press_ctrl_c()
+        done.append(times)
+
+    for times in (1, 3):
+        with pytest.raises(KeyboardInterrupt):
+            pressed(times)
+    assert done == [1, 3]
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    with interruptible() as interruption:
+        pressed(0)
+        assert not interruption.noted
+        pressed(1)
+        assert interruption.noted
+        with pytest.raises(KeyboardInterrupt):
+            pressed(1)
+    with interruptible(), pytest.raises(KeyboardInterrupt):
+        pressed(2)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_epoch_that_was_cut_short_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:

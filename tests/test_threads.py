@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,7 @@ from nnfast import (
 )
 from nnfast.backends import Recipe, Source
 from nnfast.backends import numba as backend_module
+from nnfast.kernels.cpu import epoch
 from nnfast.kernels.cpu.products import DIRECT_BYTES, REPAID
 from nnfast.losses import get_loss
 from nnfast.optimizers import adam
@@ -81,7 +83,6 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys, threading
 import numpy as np
 from nnfast import Dense, Network, train
-from nnfast import threads as threads_module
 from nnfast.backends import numba as backend
 from nnfast.threads import fair_share, run_in_threads
 
@@ -291,17 +292,62 @@ def test_two_trainings_at_once_give_each_its_own_result() -> None:
     assert [results.get(index) for index in range(2)] == expected
 
 
+def share_of_another_thread(count: int, then: Callable[[], Any] = lambda: None) -> int:
+    """The share of a computation that calls `then`."""
+
+    def compute() -> int:
+        with fair_share(count) as share:
+            then()
+            return share
+
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(compute).result(GUARD_SECONDS)
+
+
 def test_computations_at_once_share_the_threads() -> None:
+    share = share_of_another_thread
     with fair_share(4) as alone:
-        with fair_share(4) as half, fair_share(4) as third:
-            pass
-        with pytest.raises(ZeroDivisionError), fair_share(4):
-            raise ZeroDivisionError
-        with fair_share(1) as least:
-            pass
+        others: list[int] = []
+        half = share(4, lambda: others.append(share(4)))
+        with pytest.raises(ZeroDivisionError):
+            share(4, lambda: 1 // 0)
+        least = share(1)
+        again = share(4)
     with fair_share(4) as after:
         pass
-    assert (alone, half, third, least, after) == (4, 2, 1, 1, 4)
+    assert (alone, half, others, least, again, after) == (4, 2, [1], 1, 2, 4)
+
+
+def test_an_interruption_anywhere_loses_no_share_for_good() -> None:
+    """Traced, since a signal rarely hits the lines that matter: interrupted at every line in turn."""
+    lines = 0
+    for interrupted_at in range(1, 100):
+        lines = 0
+
+        def trace(frame: Any, event: str, argument: Any, interrupted_at: int = interrupted_at) -> Any:
+            nonlocal lines
+            if frame.f_code is fair_share.__wrapped__.__code__:  # type: ignore[attr-defined]
+                lines += event == "line"
+                if lines == interrupted_at:
+                    lines += 1
+                    raise KeyboardInterrupt
+            return trace
+
+        previous = sys.gettrace()
+        sys.settrace(trace)
+        try:
+            with fair_share(4):
+                pass
+        except KeyboardInterrupt:
+            pass
+        else:
+            break
+        finally:
+            sys.settrace(previous)
+        with fair_share(4) as share:
+            assert share == 4, interrupted_at
+        assert share_of_another_thread(4) == 4, interrupted_at
+    assert lines > 3
 
 
 def test_no_thread_is_left_behind() -> None:
@@ -340,7 +386,7 @@ def test_a_forked_process_begins_without_what_ran_in_its_parent() -> None:
 holds, forked = threading.Event(), threading.Event()
 
 def compute():
-    with fair_share(4), threads_module._lock:
+    with fair_share(4):
         holds.set()
         forked.wait()
 
@@ -431,6 +477,23 @@ def test_an_error_in_a_thread_is_raised() -> None:
 
     with pytest.raises(MemoryError, match="no room"):
         run_in_threads(fail, 3)
+
+
+def test_threads_do_not_wait_for_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
+    run_steps = epoch.run_steps
+
+    def failing(*arguments: Any) -> None:
+        thread, threads = arguments[-2:]
+        if threads == 3 and thread == 1:
+            raise MemoryError("no room")
+        run_steps(*arguments)
+
+    fit(NETWORKS["normalised"], 130, 1)  # compiles
+    monkeypatch.setattr(epoch, "run_steps", failing)
+    with pytest.raises(MemoryError, match="no room"):
+        guarded(lambda: fit(NETWORKS["normalised"], 130, 3))
+    monkeypatch.undo()
+    guarded(lambda: fit(NETWORKS["normalised"], 130, 3))
 
 
 def test_ctrl_c_waits_for_the_threads_and_is_raised() -> None:

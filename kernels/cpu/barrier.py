@@ -18,8 +18,8 @@ from numba.extending import intrinsic
 
 from .compilation import helper
 
-# The barrier: how many have arrived, and how often all have, on cache lines of their own.
-ARRIVED, ROUND, SIZE = 0, 8, 16
+# The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
+ARRIVED, ROUND, BROKEN, SIZE = 0, 8, 16, 24
 
 LOOKS = 200  # before a thread gives its processor away: some microseconds
 
@@ -30,7 +30,8 @@ INDEX = ir.IntType(64)
 def wait(barrier, threads, give_way):
     """Return when all `threads` threads have called this. barrier: (SIZE,) int64, zeros at first.
 
-    give_way: the address of a C function without arguments that lets another thread run.
+    give_way: the address of a C function without arguments that lets another thread run. Where BROKEN is set, nobody
+    waits any more: the threads then run to their ends, with results that are of no use.
     """
     if threads == 1:
         return
@@ -43,6 +44,8 @@ def wait(barrier, threads, give_way):
     while _load(barrier, ROUND) == current:
         looks += 1
         if looks % LOOKS == 0:
+            if _load(barrier, BROKEN) != 0:
+                return
             _call(give_way)
         else:
             _pause()

@@ -72,7 +72,7 @@ class NumbaProgram(HostProgram):
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
         self._packs = aligned_zeros((threads, products.PACK_SIZE), dtype)
-        self._barrier_size = barrier.SIZE
+        self._barrier_size, self._barrier_broken = barrier.SIZE, barrier.BROKEN
         self._kept: list[Any] = []
         with announced(dtype):
             self._operations, self._constants, self._job = self._tables()
@@ -163,8 +163,15 @@ class NumbaProgram(HostProgram):
                 outputs, barrier, thread, threads,
             )  # fmt: skip
 
+        def run_or_break(thread: int, threads: int) -> None:
+            try:
+                run_steps(thread, threads)
+            except BaseException:
+                barrier[self._barrier_broken] = 1  # the others would wait for this thread
+                raise
+
         with announced(dtype), fair_share(self._threads) as threads:
-            run_in_threads(run_steps, min(threads, self._repaid_threads(bounds)))
+            run_in_threads(run_or_break, min(threads, self._repaid_threads(bounds)))
         return losses, outputs
 
     def _repaid_threads(self, bounds: NDArray[np.int64]) -> int:
