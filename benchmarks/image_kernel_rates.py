@@ -18,13 +18,16 @@ from numba.extending import intrinsic
 
 from nnfast.backends import numpy_layers
 from nnfast.cli.info import gather
-from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, images, pooling
+from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, pooling
+from nnfast.kernels.cpu.catalogue import kernel
 from nnfast.kernels.cpu.compilation import OPTIONS
+from nnfast.kernels.cpu.registers import group_size
+from nnfast.kernels.cpu.tables import BATCH
 from nnfast.kernels.cpu.tiles import INDEX
 from nnfast.kernels.cpu.vectors import load_vector, multiply_add, register_of, store_vector
 from nnfast.windows import Window, make_window
 
-LANES = images.group_size(T)
+LANES = group_size(T)
 NOTHING = np.zeros(0, T)
 SUMS = 12  # chains of multiply-adds that do not wait for each other
 LAYERS = {
@@ -88,7 +91,7 @@ def convolutions() -> Iterator[Case]:
         rows = W.size // window.filters
         vector, (at_x, at_delta, z, dx, *_) = workspace_of(grouped(x), grouped(delta), grouped(delta), grouped(x))
         gradient = np.zeros(W.size, T)
-        correlate, add = convolution.correlation_kernel(T).address, convolution_gradient.gradient_kernel(T).address
+        correlate, add = kernel("correlate", T).address, kernel("add_gradient", T).address
         passes = [
             convolution.forward_row(window, T, x=at_x, z=z, weights=0),
             convolution.backward_row(window, T, delta=at_delta, dx=dx, weights=0),
@@ -128,11 +131,12 @@ def pools() -> Iterator[Case]:
             "average": (numpy_layers.average_pooling(x, window), numpy_layers.average_pooling_gradient(delta, window)),
         }
         for kind, (forward, backward) in expected.items():
-            for name, kernel, offset, numbers, result in (
-                (f"{kind} pool, 2 x 2", pooling.forward_kernel, outputs, output_size, forward),
-                (f"its gradient, {kind}", pooling.backward_kernel, target, size, backward),
+            for name, way, offset, numbers, result in (
+                (f"{kind} pool, 2 x 2", "forward", outputs, output_size, forward),
+                (f"its gradient, {kind}", "backward", target, size, backward),
             ):
-                repeat = partial(repeat_void, kernel(kind, T).address, (row, NOTHING, NOTHING, vector, LANES, 0, 1))
+                address = kernel(f"{kind}_{way}", T).address
+                repeat = partial(repeat_void, address, (row, NOTHING, NOTHING, vector, LANES, 0, 1))
                 repeat(1)
                 check(name, rows_of(vector, offset, numbers), result)
                 reads = size if kind == "max" or offset == outputs else 0
@@ -143,13 +147,13 @@ def pools() -> Iterator[Case]:
 
 def batch_norms() -> Iterator[Case]:
     """The four phases over one group of images, and over a batch of flat rows."""
-    layouts: list[tuple[batch_norm.Layout, str, int, int, int]] = [
-        ("images", "24 x 24 x 6", LANES, 576, 6),
+    layouts = [
+        ("image", "24 x 24 x 6", LANES, 576, 6),
         ("flat", "200 x 100", 200, 1, 100),
     ]
     for layout, shape, n, pixels, channels in layouts:
         x, delta = draw(n, pixels * channels), draw(n, pixels * channels)
-        stored = (grouped(x), grouped(delta)) if layout == "images" else (x, delta)
+        stored = (grouped(x), grouped(delta)) if layout == "image" else (x, delta)
         rest = np.zeros(channels)
         vector, at = workspace_of(*stored, *stored, rest, rest)
         row = batch_norm.batch_norm_row(
@@ -157,18 +161,18 @@ def batch_norms() -> Iterator[Case]:
             running_mean=0, running_variance=channels, pixels=pixels, channels=channels,
         )  # fmt: skip
         parameters, gradient, state = draw(2 * channels), draw(2 * channels), np.zeros(2 * channels, T)
-        constants, last = np.array([0.1, 1e-5], T), 1 if layout == "images" else n
-        statistics = (row, constants, vector, state, n, batch_norm.BATCH, 0, channels)
+        constants, last = np.array([0.1, 1e-5], T), 1 if layout == "image" else n
+        statistics = (row, constants, vector, state, n, BATCH, 0, channels)
         one_pass = (row, parameters, gradient, vector, n, 0, last)
         phases = {
-            "statistics": (batch_norm.statistics_kernel, statistics, 2),
-            "BatchNorm": (batch_norm.forward_kernel, one_pass, 2),
-            "sums": (batch_norm.sums_kernel, (row, gradient, vector, n, 0, channels), 2),
-            "its gradient": (batch_norm.backward_kernel, one_pass, 3),
+            "statistics": ("statistics", statistics, 2),
+            "BatchNorm": ("forward", one_pass, 2),
+            "sums": ("sums", (row, gradient, vector, n, 0, channels), 2),
+            "its gradient": ("backward", one_pass, 3),
         }
         cases = []
-        for name, (kernel, arguments, arrays) in phases.items():
-            repeat = partial(repeat_void, kernel(layout, T).address, arguments)
+        for name, (phase, arguments, arrays) in phases.items():
+            repeat = partial(repeat_void, kernel(f"{layout}_{phase}", T).address, arguments)
             repeat(1)
             cases.append(Case(f"{name}, {layout}", shape, repeat, x.size, 4 * arrays * x.size))
         mean, variance = numpy_layers.batch_statistics(x, channels)
@@ -179,7 +183,7 @@ def batch_norms() -> Iterator[Case]:
             ("z", at[2], u * parameters[:channels] + parameters[channels:]),
             ("dx", at[3], dx),
         ):
-            result = rows_of(vector, offset, x.size // n) if layout == "images" else vector[offset : offset + x.size]
+            result = rows_of(vector, offset, x.size // n) if layout == "image" else vector[offset : offset + x.size]
             check(f"{name} of BatchNorm, {layout}", result.reshape(-1), expected.reshape(-1))
         yield from cases
 
@@ -188,8 +192,8 @@ def conversions(n: int, size: int) -> Iterator[Case]:
     x = draw(n, size)
     groups, back = np.zeros(-(-n // LANES) * LANES * size, T), np.zeros_like(x)
     count = len(groups) // LANES // size
-    to = (images.interleave_kernel(T).address, (x.reshape(-1), groups, n, size, 0, 0, count))
-    from_ = (images.deinterleave_kernel(T).address, (groups, back.reshape(-1), n, size, 0, count))
+    to = (kernel("interleave", T).address, (x.reshape(-1), groups, n, size, 0, 0, count))
+    from_ = (kernel("deinterleave", T).address, (groups, back.reshape(-1), n, size, 0, count))
     for name, call in (("interleave", to), ("deinterleave", from_)):
         repeat_void(*call, 1)
         yield Case(name, f"{n} x {size}", partial(repeat_void, *call), x.size, 8 * x.size)

@@ -20,21 +20,11 @@ from nnfast.activations import ACTIVATIONS
 from nnfast.backends.numpy import delta_of_outputs, loss_of_outputs
 from nnfast.cli.info import gather
 from nnfast.kernels.cpu.calls import call_void
+from nnfast.kernels.cpu.catalogue import kernel as kernel_of
 from nnfast.kernels.cpu.compilation import OPTIONS
-from nnfast.kernels.cpu.epoch import sum_rows
 from nnfast.kernels.cpu.formulas import derivative_kernel, loss_kernel, update_kernel, value_kernel
 from nnfast.kernels.cpu.gather import gather_kernel
-from nnfast.kernels.cpu.philox import dropout
-from nnfast.kernels.cpu.products import (
-    PACK_SIZE,
-    inputs_product,
-    is_narrow,
-    multiply_kernel,
-    narrow_weights_product,
-    outputs_product,
-    transpose_kernel,
-    weights_product,
-)
+from nnfast.kernels.cpu.panels import PACK_SIZE, is_narrow
 from nnfast.losses import LOSSES
 from nnfast.optimizers import adam, sgd
 from nnfast.random import dropout_keep, dropout_threshold
@@ -65,40 +55,10 @@ def repeat_void(address, arguments, count):
 
 
 @njit(**OPTIONS)
-def repeat_sum_rows(block, columns, sums, count):
+def repeat_narrow(multiply, product, transpose, exchange, count):
     for _ in range(count):
-        sum_rows(block, columns, sums, 0, 0)
-
-
-@njit(**OPTIONS)
-def repeat_dropout(inputs, outputs, mask, threshold, scale, count):
-    for step in range(count):
-        dropout(inputs, outputs, mask, 0, np.uint64(7), step, 1, threshold, scale)
-
-
-@njit(**OPTIONS)
-def repeat_outputs(multiply, pack, x, W, z, n, inputs, outputs, count):
-    for _ in range(count):
-        outputs_product(multiply, pack, x, W, z, n, inputs, outputs)
-
-
-@njit(**OPTIONS)
-def repeat_weights(multiply, pack, x, delta, gradient, n, inputs, outputs, count):
-    for _ in range(count):
-        weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, 0, inputs, 0)
-
-
-@njit(**OPTIONS)
-def repeat_narrow_weights(multiply, pack, x, delta, gradient, n, inputs, outputs, transpose, transposed, count):
-    for _ in range(count):
-        narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outputs, 0, inputs, 0)
-        call_void(transpose, (transposed, inputs, gradient, outputs, outputs, inputs))
-
-
-@njit(**OPTIONS)
-def repeat_inputs(multiply, pack, delta, W_transposed, x, n, inputs, outputs, count):
-    for _ in range(count):
-        inputs_product(multiply, pack, delta, W_transposed, x, n, inputs, outputs)
+        call_void(multiply, product)
+        call_void(transpose, exchange)
 
 
 @njit(**OPTIONS)
@@ -222,30 +182,28 @@ def gathers(dtype: str, rows: int, columns: int) -> Case:
 def dropouts(rows: int, columns: int) -> Case:
     size, rate = rows * columns, 0.5
     x, out, mask = normal(size), np.empty(size, T), np.empty(size, T)
-    arguments = (x, out, mask, np.uint64(dropout_threshold(rate)), T.type(1 / (1 - rate)))
-    repeat_dropout(*arguments, 1)
-    check("dropout", out, x * dropout_keep(7, 1, 0, size, rate) / (1 - rate))
-    return Case("dropout", f"{rows} x {columns}", lambda n: repeat_dropout(*arguments, n), size, 12 * size)
+    seed, step, layer, scale = 7, 0, 1, np.array([1 / (1 - rate)], T)
+    arguments = (x, out, mask, size, 0, seed, step, layer, dropout_threshold(rate), scale)
+    address = kernel_of("dropout", T).address
+    repeat_void(address, arguments, 1)
+    check("dropout", out, x * dropout_keep(seed, layer, step, size, rate) / (1 - rate))
+    return Case("dropout", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, 12 * size)
 
 
 def row_sums(rows: int, columns: int) -> Case:
-    block, sums = normal(rows, columns), np.empty(columns, T)
-    repeat_sum_rows(block.reshape(-1), columns, sums, 1)
-    check("sum_rows", sums, block.sum(axis=0))
+    block, sums, one = normal(rows, columns), np.empty(columns, T), np.ones(1, T)
+    arguments = (one, 0, 0, block.reshape(-1), columns, sums, columns, 1, columns, rows, 0, np.empty(PACK_SIZE, T))
+    address = kernel_of("multiply", T).address
+    repeat_void(address, arguments, 1)
+    check("sum of rows", sums, block.sum(axis=0))
     size = rows * columns
-    return Case(
-        "sum_rows",
-        f"{rows} x {columns}",
-        lambda n: repeat_sum_rows(block.reshape(-1), columns, sums, n),
-        size,
-        4 * size,
-    )
+    return Case("sum of rows", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, 4 * size)
 
 
 def transposes(rows: int, columns: int) -> Case:
     A, out = normal(rows, columns), np.empty((columns, rows), T)
     arguments = (A, columns, out, rows, rows, columns)
-    address = transpose_kernel(T).address
+    address = kernel_of("transpose", T).address
     repeat_void(address, arguments, 1)
     check("transpose", out, A.T)
     size = rows * columns
@@ -254,7 +212,7 @@ def transposes(rows: int, columns: int) -> Case:
 
 def products() -> Iterator[tuple[Case, Case]]:
     """The three products of every layer of the workloads, by nnfast.kernels.cpu.products and by SciPy's BLAS."""
-    multiply, pack = multiply_kernel(T).address, np.empty(PACK_SIZE, T)
+    multiply, pack = kernel_of("multiply", T).address, np.empty(PACK_SIZE, T)
     seen = set()
     for workload in WORKLOADS.values():
         for op in workload.plan().dense_operations:
@@ -263,34 +221,40 @@ def products() -> Iterator[tuple[Case, Case]]:
                 continue
             seen.add((n, fan_in, fan_out))
             x, W, delta = normal(n, fan_in), normal(fan_in, fan_out), normal(n, fan_out)
-            repeat_gradient: Any = repeat_weights
-            more: tuple[Any, ...] = ()
-            if is_narrow(fan_in, fan_out, T):
-                repeat_gradient, more = (
-                    repeat_narrow_weights,
-                    (transpose_kernel(T).address, np.empty_like(W).reshape(-1)),
-                )
-            rows: list[tuple[str, Any, tuple[Any, ...], tuple[Any, ...], Any, Any]] = [
-                ("x W", repeat_outputs, (x, W), (), x, W),
-                ("x^T delta", repeat_gradient, (x, delta), more, x.T, delta),
-            ]
+            rows: list[tuple[str, Any, Any]] = [("x W", x, W), ("x^T delta", x.T, delta)]
             if op.input_gradient:  # of the transposed weights, which a step makes as it updates them
-                rows.append(("delta W^T", repeat_inputs, (delta, np.ascontiguousarray(W.T)), (), delta, W.T))
+                rows.append(("delta W^T", delta, np.ascontiguousarray(W.T)))
             shape = f"{workload.name}: {n} x {fan_in} x {fan_out}"
-            for name, repeat, read, rest, a, b in rows:
+            for name, a, b in rows:
                 ours, blas = (np.empty((len(a), b.shape[1]), T) for _ in range(2))
-                arrays = [array.reshape(-1) for array in (*read, ours)]
-                flat = (multiply, pack, *arrays, n, fan_in, fan_out, *rest)
-                repeat(*flat, 1)
+                if name == "x^T delta" and is_narrow(fan_in, fan_out, T):
+                    transposed = np.empty((fan_out, fan_in), T)
+                    repeat = partial(
+                        repeat_narrow, multiply, product_arguments(b.T, x, transposed, pack),
+                        kernel_of("transpose", T).address,
+                        (transposed.reshape(-1), fan_in, ours.reshape(-1), fan_out, fan_out, fan_in),
+                    )  # fmt: skip
+                else:
+                    repeat = partial(repeat_void, multiply, product_arguments(a, b, ours, pack))
+                repeat(1)
                 repeat_blas(a, b, blas, 1)
                 expected = a.astype(float) @ b
                 check(f"{name} of {shape}", ours, expected)
                 check(f"{name} of {shape} by BLAS", blas, expected)
                 flops = 2 * n * fan_in * fan_out
                 yield (
-                    Case(name, shape, partial(repeat, *flat), 0, 0, flops),
+                    Case(name, shape, repeat, 0, 0, flops),
                     Case(name, shape, partial(repeat_blas, a, b, blas), 0, 0, flops),
                 )
+
+
+def product_arguments(a: Any, b: Any, out: Any, pack: Any) -> tuple[Any, ...]:
+    """What the kernel `multiply` takes for out = a b, where a may be a transposed view."""
+    steps = [step // a.itemsize for step in a.strides]
+    flat = a.T.reshape(-1) if steps[0] == 1 and a.shape[1] > 1 else a.reshape(-1)
+    return (
+        flat, *steps, b.reshape(-1), b.shape[1], out.reshape(-1), out.shape[1], *out.shape, len(b), 0, pack,
+    )  # fmt: skip
 
 
 def elementwise() -> Iterator[Case]:

@@ -68,7 +68,7 @@ def test_cold_first_call(run: Run, tmp_path: Path, benchmark: Any, machine: dict
     def call() -> str:
         cache = next(caches)
         output = run(*TRAIN, cache=cache)
-        assert any(cache.rglob("*.nbc")), "nothing was compiled into the empty folder"
+        assert any(cache.rglob("*.o")), "nothing was compiled into the empty folder"
         return output
 
     check_training(benchmark.pedantic(call, rounds=COLD_ROUNDS))
@@ -79,10 +79,10 @@ def test_cold_first_call(run: Run, tmp_path: Path, benchmark: Any, machine: dict
 def test_warm_start(run: Run, tmp_path: Path, benchmark: Any, machine: dict[str, Any]) -> None:
     cache = tmp_path / "warm"
     check_training(run(*TRAIN, cache=cache))  # fills the cache
-    compiled = sorted(cache.rglob("*.nbc"))
+    compiled = sorted(cache.rglob("*.o"))
 
     output = benchmark.pedantic(run, args=TRAIN, kwargs={"cache": cache}, rounds=ROUNDS)
 
     check_training(output)
-    assert sorted(cache.rglob("*.nbc")) == compiled, "a warm start compiled something"
+    assert sorted(cache.rglob("*.o")) == compiled, "a warm start compiled something"
     benchmark.extra_info |= machine

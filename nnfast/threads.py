@@ -5,10 +5,13 @@ The count is a ceiling for all of a process's computations together: two that ru
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -125,3 +128,15 @@ def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
         raise errors[0]
     if not started:
         function(0, 1)
+
+
+@cache
+def give_way_address() -> int:
+    """The address of the operating system's function that lets another thread run."""
+    if sys.platform == "win32":
+        function = ctypes.WinDLL("kernel32").SwitchToThread
+    else:
+        function = ctypes.CDLL(None).sched_yield
+    address = ctypes.cast(function, ctypes.c_void_p).value
+    assert address is not None
+    return address

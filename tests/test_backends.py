@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
-import shutil
 import subprocess
 import sys
 from operator import attrgetter
-from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
@@ -118,29 +116,3 @@ def test_the_names_the_cuda_backend_uses_exist_in_cupy() -> None:
     assert cupy._core._routines_linalg.COMPUTE_TYPE_TF32 != cupy._core._routines_linalg.COMPUTE_TYPE_DEFAULT
     module = cupy.RawModule(code='extern "C" __global__ void f() {}', options=("--std=c++17",))
     assert callable(module.get_function)
-
-
-def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnfast.kernels.cpu import compilation
-
-    directory = compilation.cache_directory.__wrapped__
-    monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path / "cache"))
-    kernels = tmp_path / "kernels"
-    shutil.copytree(compilation.KERNELS, kernels)
-    monkeypatch.setattr(compilation, "KERNELS", kernels)
-    before = directory()
-    assert directory() == before
-    with (kernels / "rows.py").open("a") as file:
-        file.write("# edited\n")
-    assert directory() != before
-
-
-def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnfast.kernels.cpu import compilation
-
-    (tmp_path / "file").write_text("")
-    monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path / "file" / "below"))
-    assert compilation.cache_directory.__wrapped__() is None
-    monkeypatch.setattr(compilation, "cache_directory", lambda: None)
-    module = compilation.generated_module("probe", "answer = 42\n")
-    assert module.answer == 42

@@ -14,9 +14,10 @@ from numpy.typing import NDArray
 numba = pytest.importorskip("numba")
 
 from nnfast.backends.numba import aligned_zeros  # noqa: E402
-from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, images, pooling  # noqa: E402
+from nnfast.kernels.cpu import batch_norm, catalogue, convolution, convolution_gradient, pooling, tables  # noqa: E402
 from nnfast.kernels.cpu.calls import call_void  # noqa: E402
 from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
+from nnfast.kernels.cpu.registers import group_size  # noqa: E402
 from nnfast.windows import Window, make_window  # noqa: E402
 from tests.tolerances import ONE_STEP, difference  # noqa: E402
 
@@ -56,7 +57,7 @@ class Workspace:
 
 def grouped(rows: Array, missing: float = 0.0) -> Array:
     """Images (n, h, w, c) as (groups, h, w, c, lanes)."""
-    lanes = images.group_size(rows.dtype)
+    lanes = group_size(rows.dtype)
     count = -(-len(rows) // lanes)
     full = np.full((count * lanes, *rows.shape[1:]), missing, rows.dtype)
     full[: len(rows)] = rows
@@ -143,12 +144,12 @@ def run_convolution(
     forward = convolution.forward_row(window, kind, x=at_x, z=at_z, weights=0, bias=bias)
     backward = convolution.backward_row(window, kind, delta=at_delta, dx=at_dx, weights=0)
     weights = convolution_gradient.gradient_row(window, kind, x=at_x, delta=at_delta, weights=0, bias=bias)
-    passes = convolution.correlation_kernel(kind).address
+    passes = catalogue.kernel("correlate", kind).address
     for first, last in pieces(len(x), cuts):
         for row in (forward, backward):
             run(passes, (row, parameters, gradient, workspace.vector, n, first, last))
         for start, stop in pieces(W.size // window.filters, cuts):
-            kernel = convolution_gradient.gradient_kernel(kind)
+            kernel = catalogue.kernel("add_gradient", kind)
             run(kernel.address, (weights, gradient, workspace.vector, first, last, start, stop))
     workspace.assert_only_inside()
     assert not workspace[3][-1][..., n - (len(x) - 1) * x.shape[-1] :].any()
@@ -234,7 +235,7 @@ def run_pooling(window: Window, kind: Any, dtype: str, x: Array, delta: Array, c
         window, T, inputs=inputs, outputs=outputs, gradient=gradient, input_gradient=input_gradient
     )
     nothing = np.zeros(0, T)
-    for kernel in (pooling.forward_kernel(kind, T), pooling.backward_kernel(kind, T)):
+    for kernel in (catalogue.kernel(f"{kind}_forward", T), catalogue.kernel(f"{kind}_backward", T)):
         for first, last in pieces(len(x), cuts):
             run(kernel.address, (row, nothing, nothing, workspace.vector, n, first, last))
     workspace.assert_only_inside()
@@ -301,12 +302,12 @@ def run_batch_norm(
     """The same by the kernels. x: (n, height, width, channels), or (n, features)."""
     n, channels, T = len(x), x.shape[-1], np.dtype(dtype)
     x, delta = x.astype(T), delta.astype(T)
-    if layout == "images":
+    if layout == "image":
         x, delta = grouped(x, missing=100.0), grouped(delta)
     blank = np.full(channels, np.nan)
     workspace = Workspace(dtype, x, delta, x * np.nan, x * np.nan, blank, blank)
     at_x, at_delta, z, dx, mean, inverse_deviation = workspace.offsets[:6]
-    pixels = x.size // len(x) // channels // (images.group_size(T) if layout == "images" else 1)
+    pixels = x.size // len(x) // channels // (group_size(T) if layout == "image" else 1)
     row = batch_norm.batch_norm_row(
         x=at_x, z=z, delta=at_delta, dx=dx, mean=mean, inverse_deviation=inverse_deviation, gamma=0, beta=channels,
         running_mean=0, running_variance=channels, pixels=pixels, channels=channels,
@@ -316,17 +317,17 @@ def run_batch_norm(
     vector, constants = workspace.vector, np.array([MOMENTUM, EPSILON], T)
     by_channel, by_row = pieces(channels, cuts), pieces(len(x), cuts)
     for part in by_channel:
-        kernel = batch_norm.statistics_kernel(layout, T)
+        kernel = catalogue.kernel(f"{layout}_statistics", T)
         run(kernel.address, (row, constants, vector, state, n, mode, *part))
     for part in by_row:
-        run(batch_norm.forward_kernel(layout, T).address, (row, parameters, gradient, vector, n, *part))
+        run(catalogue.kernel(f"{layout}_forward", T).address, (row, parameters, gradient, vector, n, *part))
     for part in by_channel:
-        run(batch_norm.sums_kernel(layout, T).address, (row, gradient, vector, n, *part))
+        run(catalogue.kernel(f"{layout}_sums", T).address, (row, gradient, vector, n, *part))
     for part in by_row:
-        run(batch_norm.backward_kernel(layout, T).address, (row, parameters, gradient, vector, n, *part))
+        run(catalogue.kernel(f"{layout}_backward", T).address, (row, parameters, gradient, vector, n, *part))
     workspace.assert_only_inside()
     outputs, slopes = workspace[2], workspace[3]
-    if layout == "images":
+    if layout == "image":
         assert not slopes[-1][..., n - (len(x) - 1) * x.shape[-1] :].any()
         outputs, slopes = ungrouped(outputs, n), ungrouped(slopes, n)
     return BatchNorm(
@@ -338,7 +339,7 @@ def run_batch_norm(
 def draw_rows(layout: str, dtype: str, n: int, channels: int) -> tuple[Array, Array, Array, Array]:
     """x, off 0 by several deviations, delta, gamma and beta; in float64, but exact in dtype."""
     random = np.random.default_rng(n)
-    shape = (n, 3, 5, channels) if layout == "images" else (n, channels)
+    shape = (n, 3, 5, channels) if layout == "image" else (n, channels)
     x = random.normal(size=shape) + 5
     rest = (random.normal(size=size) for size in (shape, channels, channels))
     x, delta, gamma, beta = (array.astype(dtype).astype(float) for array in (x, *rest))
@@ -346,15 +347,15 @@ def draw_rows(layout: str, dtype: str, n: int, channels: int) -> tuple[Array, Ar
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("layout", ["images", "flat"])
+@pytest.mark.parametrize("layout", ["image", "flat"])
 @settings(max_examples=40)
 @given(n=st.integers(3, 40), channels=st.integers(1, 40), cuts=st.lists(st.integers(0, 100), max_size=3))
 def test_batch_norm_and_its_gradients_are_right(
     dtype: str, layout: str, n: int, channels: int, cuts: list[int]
 ) -> None:
     arrays = draw_rows(layout, dtype, n, channels)
-    results = run_batch_norm(layout, dtype, *arrays, cuts=cuts, mode=batch_norm.TRAINING)
-    whole = run_batch_norm(layout, dtype, *arrays, cuts=[], mode=batch_norm.TRAINING)
+    results = run_batch_norm(layout, dtype, *arrays, cuts=cuts, mode=tables.TRAINING)
+    whole = run_batch_norm(layout, dtype, *arrays, cuts=[], mode=tables.TRAINING)
     x, delta, gamma, _ = arrays
     exact = normalise(*arrays)
     u, axes = (x - exact.mean) * exact.inverse_deviation, tuple(range(x.ndim - 1))
@@ -368,12 +369,12 @@ def test_batch_norm_and_its_gradients_are_right(
         assert error(result, expected, terms.get(name, np.zeros(1))) < ONE_STEP[dtype], name
 
 
-@pytest.mark.parametrize("layout", ["images", "flat"])
+@pytest.mark.parametrize("layout", ["image", "flat"])
 def test_batch_norm_takes_and_moves_the_statistics_that_its_mode_says(layout: str) -> None:
     arrays = draw_rows(layout, "float64", 21, 9)
     exact = normalise(*arrays)
-    by_batch = run_batch_norm(layout, "float64", *arrays, cuts=[], mode=batch_norm.BATCH)
-    running = run_batch_norm(layout, "float64", *arrays, cuts=[], mode=batch_norm.RUNNING)
+    by_batch = run_batch_norm(layout, "float64", *arrays, cuts=[], mode=tables.BATCH)
+    running = run_batch_norm(layout, "float64", *arrays, cuts=[], mode=tables.RUNNING)
     assert difference(by_batch.z, exact.z) < ONE_STEP["float64"]
     for result in (by_batch, running):
         np.testing.assert_array_equal(result.running_mean, np.zeros(9))
@@ -396,8 +397,8 @@ def test_interleaving_and_back_is_exact(dtype: str, is_gradient: bool, n: int, s
     workspace = Workspace(dtype, groups * np.nan, rows * np.nan)
     to, back = workspace.vector[workspace.offsets[0] :], workspace.vector[workspace.offsets[1] :]
     for part in pieces(len(groups), cuts):
-        run(images.interleave_kernel(T).address, (rows.reshape(-1), to, n, size, int(is_gradient), *part))
-        run(images.deinterleave_kernel(T).address, (to, back, n, size, *part))
+        run(catalogue.kernel("interleave", T).address, (rows.reshape(-1), to, n, size, int(is_gradient), *part))
+        run(catalogue.kernel("deinterleave", T).address, (to, back, n, size, *part))
     np.testing.assert_array_equal(workspace[0], groups)
     np.testing.assert_array_equal(workspace[1], rows)
     workspace.assert_only_inside()

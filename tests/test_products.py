@@ -12,9 +12,10 @@ from numpy.typing import NDArray
 
 numba = pytest.importorskip("numba")
 
-from nnfast.kernels.cpu import products  # noqa: E402
 from nnfast.kernels.cpu.calls import call_void  # noqa: E402
+from nnfast.kernels.cpu.catalogue import kernel  # noqa: E402
 from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
+from nnfast.kernels.cpu.panels import DIRECT_BYTES, PACK_SIZE  # noqa: E402
 from tests.tolerances import ONE_STEP, difference  # noqa: E402
 
 DTYPES = ("float32", "float64")
@@ -44,11 +45,10 @@ def product(
     (depth, columns), rows = B.shape, len(C)
     strides = (1, A.shape[1]) if is_transposed else (A.shape[1], 1)
     b_row, c_row = B.strides[0] // B.itemsize, C.strides[0] // C.itemsize
-    pack = np.empty(products.PACK_SIZE, A.dtype)
-    kernel = products.multiply_kernel(A.dtype)
+    pack = np.empty(PACK_SIZE, A.dtype)
     flat = [np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,)) for array in (A, B, C)]
     run(
-        kernel.address,
+        kernel("multiply", A.dtype).address,
         (flat[0], *strides, flat[1], b_row, flat[2], c_row, rows, columns, depth, int(adds), pack),
     )
 
@@ -93,11 +93,11 @@ def test_a_product_cut_into_parts_has_the_same_bits(
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize("is_transposed", [False, True])
 def test_a_product_too_large_for_the_cache_has_the_same_bits_as_its_parts(dtype: str, is_transposed: bool) -> None:
-    columns, depth = 3 * 64 + 5, products.DIRECT_BYTES // 700
+    columns, depth = 3 * 64 + 5, DIRECT_BYTES // 700
     random = np.random.default_rng(1)
     A = random.normal(size=(depth, 30) if is_transposed else (30, depth)).astype(dtype)
     B = random.normal(size=(depth, columns)).astype(dtype)
-    assert B.nbytes > products.DIRECT_BYTES
+    assert B.nbytes > DIRECT_BYTES
     vector, C = guarded(30, columns, dtype)
     product(A, B, C, is_transposed=is_transposed)
     exact = (A.T if is_transposed else A).astype(np.float64) @ B
@@ -114,8 +114,7 @@ def test_a_product_too_large_for_the_cache_has_the_same_bits_as_its_parts(dtype:
 def test_transposing_is_exact_and_stays_inside(dtype: str, rows: int, columns: int) -> None:
     A = np.arange(rows * columns).astype(dtype).reshape(rows, columns)
     vector, out = guarded(columns, rows, dtype)
-    kernel = products.transpose_kernel(np.dtype(dtype))
-    run(kernel.address, (A.reshape(-1), columns, out.reshape(-1), rows, rows, columns))
+    run(kernel("transpose", np.dtype(dtype)).address, (A.reshape(-1), columns, out.reshape(-1), rows, rows, columns))
     np.testing.assert_array_equal(out, A.T)
     assert_only_inside(vector, A.size)
 

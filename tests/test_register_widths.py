@@ -11,7 +11,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from nnfast.kernels.cpu.tiles import VECTOR_BYTES
+from nnfast.kernels.cpu.registers import VECTOR_BYTES
 
 # What the processor says it has is decided before the kernels are imported.
 PROGRAM = """
@@ -21,7 +21,7 @@ import llvmlite.binding
 width, dtype = int(sys.argv[1]), sys.argv[2]
 features = llvmlite.binding.get_host_cpu_features
 llvmlite.binding.get_host_cpu_features = lambda: {"avx512f": width == 64, "avx2": width >= 32}
-from nnfast.kernels.cpu.tiles import VECTOR_BYTES
+from nnfast.kernels.cpu.registers import VECTOR_BYTES
 
 llvmlite.binding.get_host_cpu_features = features  # the compiler goes by what there is
 from nnfast.backends import get_backend

@@ -448,7 +448,7 @@ def test_a_float32_matrix_is_not_copied() -> None:
 
 def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
     pytest.importorskip("numba")
-    from nnfast.kernels.cpu import epoch
+    from nnfast.kernels.cpu.compilation import compiled_kernels
 
     def run(width: int, **options: Any) -> None:
         train(
@@ -456,6 +456,7 @@ def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
         )
 
     run(4)
-    compiled = set(epoch.run_steps.signatures)
+    run(4, learning_rate=0.1, alpha=0.2)
+    compiled = compiled_kernels()
     run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
-    assert set(epoch.run_steps.signatures) == compiled
+    assert compiled_kernels() == compiled

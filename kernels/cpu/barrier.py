@@ -6,10 +6,7 @@ again; only when another has been kept from its processor does it give its own a
 
 from __future__ import annotations
 
-import ctypes
 import platform
-import sys
-from functools import cache
 
 from llvmlite import ir
 from numba import types
@@ -17,9 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compilation import helper
-
-# The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
-ARRIVED, ROUND, BROKEN, SIZE = 0, 8, 16, 24
+from .tables import ARRIVED, BROKEN, ROUND
 
 LOOKS = 200  # before a thread gives its processor away: some microseconds
 
@@ -28,7 +23,7 @@ INDEX = ir.IntType(64)
 
 @helper
 def wait(barrier, threads, give_way):
-    """Return when all `threads` threads have called this. barrier: (SIZE,) int64, zeros at first.
+    """Return when all `threads` threads have called this. barrier: (BARRIER_SIZE,) int64, zeros at first.
 
     give_way: the address of a C function without arguments that lets another thread run. Where BROKEN is set, nobody
     waits any more: the threads then run to their ends, with results that are of no use.
@@ -51,36 +46,31 @@ def wait(barrier, threads, give_way):
             _pause()
 
 
-def _place(context, builder, signature, values):
-    array = context.make_array(signature.args[0])(context, builder, value=values[0])
-    return builder.gep(array.data, [values[1]])
+@intrinsic
+def _load(typing_context, pointer, index):
+    def generate(context, builder, signature, values):
+        return builder.load_atomic(builder.gep(values[0], [values[1]]), "seq_cst", 8, typ=INDEX)
+
+    return types.int64(pointer, types.int64), generate
 
 
 @intrinsic
-def _load(typing_context, array, index):
+def _store(typing_context, pointer, index, value):
     def generate(context, builder, signature, values):
-        return builder.load_atomic(_place(context, builder, signature, values), "seq_cst", 8, typ=INDEX)
-
-    return types.int64(array, types.int64), generate
-
-
-@intrinsic
-def _store(typing_context, array, index, value):
-    def generate(context, builder, signature, values):
-        builder.store_atomic(values[2], _place(context, builder, signature, values), "seq_cst", 8)
+        builder.store_atomic(values[2], builder.gep(values[0], [values[1]]), "seq_cst", 8)
         return context.get_dummy_value()
 
-    return types.void(array, types.int64, types.int64), generate
+    return types.void(pointer, types.int64, types.int64), generate
 
 
 @intrinsic
-def _add(typing_context, array, index, value):
+def _add(typing_context, pointer, index, value):
     """Adds to the element and returns what was there before."""
 
     def generate(context, builder, signature, values):
-        return builder.atomic_rmw("add", _place(context, builder, signature, values), values[2], "seq_cst")
+        return builder.atomic_rmw("add", builder.gep(values[0], [values[1]]), values[2], "seq_cst")
 
-    return types.int64(array, types.int64, types.int64), generate
+    return types.int64(pointer, types.int64, types.int64), generate
 
 
 @intrinsic
@@ -107,15 +97,3 @@ def _call(typing_context, address):
         return context.get_dummy_value()
 
     return types.void(types.int64), generate
-
-
-@cache
-def give_way_address() -> int:
-    """The address of the operating system's function that lets another thread run."""
-    if sys.platform == "win32":
-        function = ctypes.WinDLL("kernel32").SwitchToThread
-    else:
-        function = ctypes.CDLL(None).sched_yield
-    address = ctypes.cast(function, ctypes.c_void_p).value
-    assert address is not None
-    return address

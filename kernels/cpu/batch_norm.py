@@ -20,14 +20,12 @@ neighbouring features. Sums are taken in float64, in the order of rows and pixel
 from __future__ import annotations
 
 import math
-from functools import cache
-from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from .compilation import helper
-from .images import c_callable, pass_kernel
+from .tables import RUNNING, TRAINING
 from .vectors import keep, lane, lane_count, load, load_some, splat, store, store_some, total, widen
 
 # A row: offsets in the workspace, the parameters (GAMMA, BETA) and the state (RUNNING_MEAN, RUNNING_VARIANCE), -1 where
@@ -35,10 +33,7 @@ from .vectors import keep, lane, lane_count, load, load_some, splat, store, stor
 (
     X, Z, DELTA, DX, MEAN, INVERSE_DEVIATION, GAMMA, BETA, RUNNING_MEAN, RUNNING_VARIANCE, PIXELS, CHANNELS, COLUMNS,
 ) = range(13)  # fmt: skip
-RUNNING, BATCH, TRAINING = range(3)  # modes: whose statistics; TRAINING also moves the running ones towards the batch's
 MOMENTUM, EPSILON = range(2)
-
-Layout = Literal["images", "flat"]
 
 
 def batch_norm_row(
@@ -209,27 +204,3 @@ def flat_backward(row, parameters, gradient, workspace, n, first, last):
             dx = load_some(workspace, row[DELTA] + place + c, there) - rest
             dx = dx * inverse_deviation * load_some(parameters, row[GAMMA] + c, there)
             store_some(dx, workspace, row[DX] + place + c, there)
-
-
-@cache
-def statistics_kernel(layout: Layout, dtype: np.dtype[Any]) -> Any:
-    """`statistics` as a C callable."""
-    return c_callable(image_statistics if layout == "images" else flat_statistics, dtype, "rpppnnnn")
-
-
-@cache
-def forward_kernel(layout: Layout, dtype: np.dtype[Any]) -> Any:
-    """`forward` as a C callable."""
-    return pass_kernel(image_forward if layout == "images" else flat_forward, dtype)
-
-
-@cache
-def sums_kernel(layout: Layout, dtype: np.dtype[Any]) -> Any:
-    """`sums` as a C callable."""
-    return c_callable(image_sums if layout == "images" else flat_sums, dtype, "rppnnn")
-
-
-@cache
-def backward_kernel(layout: Layout, dtype: np.dtype[Any]) -> Any:
-    """`backward` as a C callable."""
-    return pass_kernel(image_backward if layout == "images" else flat_backward, dtype)

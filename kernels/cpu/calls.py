@@ -1,19 +1,20 @@
-"""Calls a compiled function by its address, so that one compiled epoch serves every activation, loss and optimizer.
+"""Pointers as C has them, and calls by address, so that one compiled epoch serves every activation, loss and optimizer.
 
-An address is an integer in a table. Arrays are passed as pointers to their first element, numbers as they are: the
-caller answers for the types, as one does with a function pointer in C.
+An address is an integer in a table. Arguments are passed as they are: the caller answers for the types, as one does
+with a function pointer in C.
 """
 
 from __future__ import annotations
 
 from llvmlite import ir
 from numba import types
+from numba.core import cgutils
 from numba.extending import intrinsic
 
 
 @intrinsic
 def call_void(typing_context, address, arguments):
-    """Calls the C function at an address, which returns nothing, with a tuple of arguments."""
+    """Calls the C function at an address, which returns nothing, with a tuple of arguments: an array by its data."""
 
     def generate(context, builder, signature, values):
         passed = []
@@ -30,13 +31,43 @@ def call_void(typing_context, address, arguments):
 
 
 @intrinsic
-def unowned(typing_context, array):
-    """The same array without its owner, so that views of it cost no reference counting. The caller keeps it alive."""
+def at(typing_context, pointer, offset):
+    """The pointer so many elements further on."""
 
     def generate(context, builder, signature, values):
-        view = context.make_array(signature.args[0])(context, builder, value=values[0])
-        view.meminfo = ir.Constant(view.meminfo.type, None)
-        view.parent = ir.Constant(view.parent.type, None)
-        return view._getvalue()
+        return builder.gep(values[0], [values[1]])
 
-    return array(array), generate
+    return pointer(pointer, types.intp), generate
+
+
+@intrinsic
+def as_element(typing_context, pointer, number):
+    """A number in the type that the pointer points to."""
+
+    def generate(context, builder, signature, values):
+        return context.cast(builder, values[1], signature.args[1], signature.return_type)
+
+    return pointer.dtype(pointer, number), generate
+
+
+@intrinsic
+def copy(typing_context, source, target, count):
+    """Copies `count` elements, of arrays that do not overlap."""
+
+    def generate(context, builder, signature, values):
+        source, target, count = values
+        size = context.get_abi_sizeof(context.get_data_type(signature.args[0].dtype))
+        cgutils.raw_memcpy(builder, target, source, count, size)
+        return context.get_dummy_value()
+
+    return types.void(source, source, types.intp), generate
+
+
+@intrinsic
+def pointer_to(typing_context, address, like):
+    """An address as a pointer to elements of the type of `like`."""
+
+    def generate(context, builder, signature, values):
+        return builder.inttoptr(values[0], context.get_value_type(signature.return_type))
+
+    return types.CPointer(like)(address, like), generate

@@ -1,37 +1,42 @@
-"""How CPU kernels are compiled and where the compiled code is kept.
+"""How CPU kernels come to their addresses, and where the compiled code is kept.
 
-Numba caches a function's machine code beside its source and looks only at that one file to see whether it is still
-valid. Here a kernel calls kernels in other files, so the cache folder is named by a hash of all of them: an edited
-kernel never meets old code. Code generated from formulas is written to the same folder and imported from there,
-since Numba can cache only what has a file.
+A kernel is a Python function in this folder, or one written from a formula. Numba compiles it (compiler.py) to an
+object file with one C function, which is kept in a folder named by a hash of all kernels' sources: an edited kernel
+never meets old code. LLVM's own loader makes such a file executable in a millisecond, so that neither Numba nor the
+kernels' modules, which need it, are imported where all is compiled already.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
-import importlib.util
+import importlib.metadata
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+import threading
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import llvmlite.binding
-import numba
-from numba import njit
-from numba.core import config
+import numpy as np
 
 import nnfast.random
+
+from .registers import VECTOR_BYTES
 
 # Division by zero gives infinity, as in NumPy: Python's check in every division would keep loops from vectorising.
 # Sums keep their order and NaN stays NaN; only fused multiply-add, signed zero and reciprocals are left to LLVM.
 OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}, "nogil": True}
 
 KERNELS = Path(__file__).resolve().parent
+
+
+class Kernel(NamedTuple):
+    """A compiled kernel, which stays where it is as long as the process lives."""
+
+    address: int
 
 
 def user_cache_directory() -> Path:
@@ -54,8 +59,13 @@ def cache_directory() -> Path | None:
     # nnfast.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
     for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.random.__file__)]:
         digest.update(source.read_bytes())
-    for part in (numba.__version__, sys.version, llvmlite.binding.get_host_cpu_name(), str(KERNELS)):
-        digest.update(part.encode())
+    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    features = llvmlite.binding.get_host_cpu_features().flatten()
+    for part in (
+        importlib.metadata.version("numba"), llvmlite.__version__, sys.version, llvmlite.binding.get_process_triple(),
+        llvmlite.binding.get_host_cpu_name(), features, str(VECTOR_BYTES), *settings,
+    ):  # fmt: skip
+        digest.update(part.encode() + b"\0")
     try:
         directory = user_cache_directory().resolve() / f"cpu_{digest.hexdigest()[:16]}"
         directory.mkdir(parents=True, exist_ok=True)
@@ -65,72 +75,106 @@ def cache_directory() -> Path | None:
         return None
 
 
-@contextlib.contextmanager
-def caching() -> Iterator[bool]:
-    """Within this, a function decorated with cache=<the value> is cached in our folder, if there is one."""
-    directory = cache_directory()
-    # Numba reads this setting when a function is decorated; the user's own functions must not see our value.
-    previous, config.CACHE_DIR = config.CACHE_DIR, str(directory or "")
-    try:
-        yield directory is not None
-    finally:
-        config.CACHE_DIR = previous
-
-
-def kernel(function: Callable[..., Any]) -> Any:
-    """Decorator of an entry point: compiled at its first call for the types it is given, and cached."""
-    with caching() as enabled:
-        return njit(cache=enabled, **OPTIONS)(function)
-
-
 def helper(function: Callable[..., Any]) -> Any:
-    """Decorator of a function that only kernels call: it is compiled into them and needs no cache of its own."""
-    return njit(**OPTIONS)(function)
+    """Decorator of a function that only kernels call: it is compiled into them."""
+    from numba import njit
+
+    return njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
+
+
+_lock = threading.Lock()
+_loaded: dict[str, Kernel] = {}
+
+
+def _forget_lock() -> None:
+    """In a forked process nobody holds the lock, whatever its parent was doing."""
+    global _lock
+    _lock = threading.Lock()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_lock)
+
+
+def c_callable(name: str, arguments: str, dtype: np.dtype[Any], function: Callable[[], Callable[..., Any]]) -> Kernel:
+    """The kernel of this name for arrays of `dtype`: from memory, from the cache, or compiled now.
+
+    function: returns the Python function, which returns nothing. arguments: the kinds of its arguments, a letter for
+    each: "p" a pointer to `dtype`, "r" one to int64, "D" one to float64; "n" an int64, "u" a uint64, "d" a float64.
+    """
+    symbol = f"nnfast_{name}_{dtype.name}"
+    with _lock:
+        if symbol not in _loaded:
+            code = _read(symbol)
+            if code is None:
+                from .compiler import object_code
+
+                code = object_code(function(), symbol, arguments, dtype)
+                _write(symbol, code)
+            engine = _engine()
+            engine.add_object_file(llvmlite.binding.ObjectFileRef.from_data(code))
+            engine.finalize_object()
+            _loaded[symbol] = Kernel(engine.get_function_address(symbol))
+        return _loaded[symbol]
+
+
+def written_kernel(kind: str, text: str, arguments: str, dtype: np.dtype[Any]) -> Kernel:
+    """The function `kernel` of a Python text, compiled as by c_callable. kind: what it is, for its file's name."""
+
+    def function() -> Callable[..., Any]:
+        namespace: dict[str, Any] = {"__name__": name}
+        exec(compile(text, f"<{name}>", "exec"), namespace)
+        kernel: Callable[..., Any] = namespace["kernel"]
+        return kernel
+
+    name = f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    return c_callable(name, arguments, dtype, function)
+
+
+def is_compiled(name: str, dtype: np.dtype[Any]) -> bool:
+    """Whether that kernel needs no compiling any more."""
+    symbol = f"nnfast_{name}_{dtype.name}"
+    return symbol in _loaded or _read(symbol) is not None
+
+
+def compiled_kernels() -> frozenset[str]:
+    """What this process has compiled or loaded so far."""
+    return frozenset(_loaded)
 
 
 @cache
-def generated_module(name: str, source: str) -> ModuleType:
-    """Import Python source as a module whose kernels are cached like any other."""
-    name = f"nnfast_{name}_{hashlib.sha256(source.encode()).hexdigest()[:16]}"
+def _engine() -> llvmlite.binding.ExecutionEngine:
+    """What makes object files executable, and resolves what they call of the C library."""
+    llvmlite.binding.initialize_native_target()
+    llvmlite.binding.initialize_native_asmprinter()
+    machine = llvmlite.binding.Target.from_default_triple().create_target_machine()
+    return llvmlite.binding.create_mcjit_compiler(llvmlite.binding.parse_assembly(""), machine)
+
+
+def _path(symbol: str) -> Path | None:
     directory = cache_directory()
-    path = directory / f"{name}.py" if directory else None
+    return directory / f"{symbol}.o" if directory else None
+
+
+def _read(symbol: str) -> bytes | None:
+    """The object file of that name, unless there is none or it is damaged: it begins with its own hash."""
+    path = _path(symbol)
     try:
-        if path and (not path.exists() or path.read_text() != source):
-            write_atomically(path, source)
-    except OSError:  # the folder was there when the process began
-        path = None
+        content = path.read_bytes() if path else b""
+    except OSError:
+        return None
+    digest, code = content[:32], content[32:]
+    return code if code and hashlib.sha256(code).digest() == digest else None
+
+
+def _write(symbol: str, code: bytes) -> None:
+    """Keep an object file, if that is possible. Another process may write the same: each moves its own into place."""
+    path = _path(symbol)
     if path is None:
-        module = sys.modules[name] = ModuleType(name)
-        exec(compile(source, name, "exec"), module.__dict__)
-        return module
-    spec = importlib.util.spec_from_file_location(name, path)
-    assert spec is not None
-    assert spec.loader is not None
-    # Numba finds the module of cached code by name, so it is registered before it runs.
-    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+        return
     try:
-        spec.loader.exec_module(module)
-    except BaseException:
-        del sys.modules[name]
-        raise
-    return module
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Another process may be writing the same file: each writes its own and moves it into place whole."""
-    with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".tmp", delete=False) as file:
-        file.write(text)
-    os.replace(file.name, path)
-
-
-def is_compiled(what: str) -> bool:
-    """Whether `what` was marked compiled in this cache folder by mark_compiled."""
-    directory = cache_directory()
-    return directory is not None and (directory / f"{what}.compiled").exists()
-
-
-def mark_compiled(what: str) -> None:
-    directory = cache_directory()
-    if directory is not None:
-        with contextlib.suppress(OSError):
-            (directory / f"{what}.compiled").touch()
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
+            file.write(hashlib.sha256(code).digest() + code)
+        os.replace(file.name, path)
+    except OSError:  # the folder was there when the process began
+        pass

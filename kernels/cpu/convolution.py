@@ -15,7 +15,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -24,7 +23,6 @@ from numpy.typing import NDArray
 from nnfast.windows import Window
 
 from .image_tiles import make_correlation_tile
-from .images import pass_kernel
 from .vectors import lane_count
 from .window_steps import Run, axes, backward_runs, forward_runs, steps
 
@@ -145,9 +143,3 @@ def correlate(row, parameters, gradient, workspace, n, first, last):
                                 w_steps,
                             )  # fmt: skip
                     f += filters
-
-
-@cache
-def correlation_kernel(dtype: np.dtype[Any]) -> Any:
-    """`correlate` as a C callable: the pass forward and backward of a convolution."""
-    return pass_kernel(correlate, dtype)

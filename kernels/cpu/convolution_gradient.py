@@ -8,7 +8,6 @@ of images. Each group is added to what the groups before it gave, so the sum is 
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,7 @@ from numpy.typing import NDArray
 from nnfast.windows import Window
 
 from .image_tiles import make_gradient_tile
-from .images import c_callable
-from .tiles import VECTOR_BYTES
+from .registers import VECTOR_BYTES
 from .vectors import lane_count
 from .window_steps import axes, forward_runs, steps
 
@@ -123,9 +121,3 @@ def add_gradient(row, gradient, workspace, first, last, start, stop):
                             count -= taps
                             pieces -= 1
                 f += filters
-
-
-@cache
-def gradient_kernel(dtype: np.dtype[Any]) -> Any:
-    """`add_gradient` as a C callable."""
-    return c_callable(add_gradient, dtype, "rppnnnn")

@@ -1,7 +1,7 @@
 """The CPU engine: one compiled call runs a stretch of training steps over a table of operations.
 
-Layer sizes, offsets, batch bounds, rates, threads and the addresses of the formulas' kernels are data: a new network,
-batch size, activation, optimizer or seed compiles nothing here. dtype alone does.
+Layer sizes, offsets, batch bounds, rates, threads and the addresses of the other kernels are data (tables.py): a new
+network, batch size, activation, optimizer or seed compiles nothing here. dtype alone does.
 
 Every thread of a stretch makes the same call and does its share of each step, in two parts. First the batch is shared
 by rows: gather, forward, loss and the way back to every layer's delta, block by block of rows, so that what a block
@@ -12,272 +12,322 @@ normalisation needs all rows on the way: it divides the operations into segments
 
 from __future__ import annotations
 
-import math
-
-import numpy as np
+from typing import Any, NamedTuple
 
 from .barrier import wait
-from .batch_norm import BATCH, RUNNING, TRAINING
-from .calls import call_void, unowned
-from .compilation import helper, kernel
-from .philox import dropout, dropout_in_groups
-from .products import inputs_product, narrow_weights_product, outputs_product, weights_product
+from .calls import at, call_void, copy
+from .compilation import helper
+from .products import inputs_product, narrow_weights_product, outputs_product, sum_of_rows, weights_product
+from .shares import bias_share, share
+from .tables import (
+    ADD_PENALTIES,
+    ALPHA,
+    BACKWARD,
+    BACKWARD_ROW,
+    BATCH,
+    BATCH_INPUTS,
+    BATCH_NORM,
+    BATCH_TARGETS,
+    BATCH_WEIGHTS,
+    BIAS,
+    BIAS_SIZE,
+    BLOCK,
+    CHANNELS,
+    CLIP,
+    CLIP_NORM,
+    COLUMNS,
+    CONSTANTS,
+    DEINTERLEAVE,
+    DENSE,
+    DERIVATIVE,
+    DROPOUT,
+    EVALUATE,
+    FIRST_STEP,
+    FORWARD,
+    FORWARD_ROW,
+    GATHER_INPUTS,
+    GATHER_TARGETS,
+    GATHER_WEIGHTS,
+    GIVE_WAY,
+    GRADIENT,
+    GRADIENT_ONLY,
+    GROUP,
+    INPUT_GRADIENT,
+    INPUT_SIZE,
+    INPUT_SIZE_OF_BATCH,
+    INPUTS,
+    INTERLEAVE,
+    KIND,
+    L1,
+    LAYER,
+    LOSS,
+    LOSS_CONSTANTS,
+    MASK,
+    MODE,
+    MOMENTUM,
+    MULTIPLY,
+    NARROW,
+    ONE,
+    OPERATIONS,
+    OUTPUT_SIZE,
+    OUTPUTS,
+    PARAMETERS,
+    PENALTY_ROWS,
+    PIXELS,
+    ROW_GROUP,
+    RUNNING,
+    SCALE,
+    SOURCE_INPUTS,
+    SOURCE_TARGETS,
+    SOURCE_WEIGHTS,
+    STATISTICS,
+    SUM_REDUCTION,
+    SUMS,
+    THRESHOLD,
+    TRAIN,
+    TRAINING,
+    TRANSPOSE,
+    UPDATE,
+    VALUE,
+    WEIGHT_COLUMNS,
+    WEIGHT_GRADIENT,
+    WEIGHT_GRADIENT_ROW,
+    WEIGHT_ROWS,
+    WEIGHTS,
+    WEIGHTS_TRANSPOSED,
+    WINDOW,
+    Z,
+)  # fmt: skip
 
-# Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
-# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
-# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows
-# are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
-# images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
-# normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
-(
-    KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
-    INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
-    FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
-    STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
-) = range(35)  # fmt: skip
-# What an operation is. WINDOW: a convolution or pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back.
-DENSE, DROPOUT, WINDOW, BATCH_NORM, INTERLEAVE, DEINTERLEAVE = range(6)
 
-# The job vector (int64): addresses of kernels and of the source's arrays, offsets of the batch in the workspace. BLOCK:
-# rows that are taken through the network at once.
-(
-    GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, GIVE_WAY,
-    SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
-    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
-) = range(21)  # fmt: skip
-TRAIN, GRADIENT_ONLY, EVALUATE = 0, 1, 2
+class Memory(NamedTuple):
+    """What stays where it is for a whole stretch: see run_steps."""
 
-# Settings (float64).
-SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
-
-ROW_GROUP = 16  # threads and blocks begin at multiples of so many rows: whole groups of images, whole Philox counters
+    operations: Any
+    job: Any
+    settings: Any
+    seed: Any
+    constants: Any
+    zeros: Any
+    parameters: Any
+    gradient: Any
+    state: Any
+    workspace: Any
+    pack: Any
+    row_losses: Any
 
 
-@kernel
 def run_steps(
-    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, state, workspace, row_losses,
-    penalties, pack, order, bounds, values, totals, losses, outputs, barrier, thread, threads,
+    operations, job, settings, seed, constants, zeros, parameters, gradient, slots, state, workspace, pack, row_losses,
+    penalties, order, bounds, steps, values, value_size, totals, losses, outputs, barrier, thread, threads,
 ):  # fmt: skip
-    """Run bounds.size - 1 steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
+    """Run `steps` steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
 
-    operations: (n_operations, COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
+    operations: (job[OPERATIONS], COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
     seed: uint64, of the dropout masks. constants: of all formulas. zeros: stands for the bias of a layer without one.
-    parameters, gradient: (n_parameters,). slots: all optimizer slots, flat. state, workspace: see nnfast.plan.
-    row_losses: (n_rows,) float64; penalties: (all weights' rows,) float64. pack: (products.PACK_SIZE,), of this
-    thread alone. values: (n_steps, n) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
-    totals: (n_steps,) float64, the sums of the steps' sample weights; a step of 0 changes nothing.
-    losses: (n_steps,) float64, written. In mode EVALUATE, the loss is the weighted sum and outputs (n_rows, n_outputs)
+    parameters, gradient: (job[PARAMETERS],). slots: all optimizer slots, flat. state, workspace: see nnfast.plan.
+    pack: (products.PACK_SIZE,), of this thread alone. row_losses: (n_rows,) float64; penalties: (job[PENALTY_ROWS],)
+    float64. values: (steps, value_size) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
+    totals: (steps,) float64, the sums of the steps' sample weights; a step of 0 changes nothing.
+    losses: (steps,) float64, written. In mode EVALUATE, the loss is the weighted sum and outputs (n_rows, n_outputs)
     receives the rows' outputs.
     barrier: where the `threads` threads wait for each other; this is number `thread` of them.
     """
-    # Every slice below would count a reference otherwise, which small networks feel.
-    operations, job, constants, zeros = unowned(operations), unowned(job), unowned(constants), unowned(zeros)
-    parameters, gradient, slots = unowned(parameters), unowned(gradient), unowned(slots)
-    workspace, order, values, pack = unowned(workspace), unowned(order), unowned(values), unowned(pack)
-    state = unowned(state)
-    row_losses, penalties = unowned(row_losses), unowned(penalties)
-    mode, give_way = job[MODE], job[GIVE_WAY]
+    m = Memory(
+        operations, job, settings, seed, constants, zeros, parameters, gradient, state, workspace, pack, row_losses
+    )
+    mode, give_way, count = job[MODE], job[GIVE_WAY], job[OPERATIONS]
+    output = at(operations, (count - 1) * COLUMNS)
     is_penalized = settings[ALPHA] != 0.0 or settings[L1] != 0.0
     if mode != EVALUATE:
-        transpose_weights(operations, job, parameters, workspace, thread, threads)
+        transpose_weights(m, thread, threads)
         wait(barrier, threads, give_way)
-    for k in range(bounds.size - 1):
-        rows = order[bounds[k] : bounds[k + 1]]
-        n = rows.size
+    for k in range(steps):
+        n = bounds[k + 1] - bounds[k]
         if totals[k] == 0.0 and mode != EVALUATE:
             losses[k] = 0.0
             continue
-        divisor = 1.0 if job[SUM_REDUCTION] or mode == EVALUATE else totals[k]
+        divisor = 1.0 if job[SUM_REDUCTION] != 0 or mode == EVALUATE else totals[k]
         step = job[FIRST_STEP] + k
         group, next_group = share((n + ROW_GROUP - 1) // ROW_GROUP, thread, threads)
         own, end = group * ROW_GROUP, min(n, next_group * ROW_GROUP)
         if own < end:
-            gather(job, settings, rows[own:end], operations[-1, OUTPUT_SIZE], workspace, own)
-        segment, next_segment = 0, 0
-        while next_segment < len(operations):
-            segment, next_segment = next_segment, segment_end(operations, next_segment)
-            if operations[segment, KIND] == BATCH_NORM:
+            gather(m, at(order, bounds[k] + own), end - own, output[OUTPUT_SIZE], own)
+        segment = next_segment = count - count  # 0, of the type of count
+        while next_segment < count:
+            segment, next_segment = next_segment, segment_end(m, next_segment)
+            op = at(operations, segment * COLUMNS)
+            if op[KIND] == BATCH_NORM:
                 wait(barrier, threads, give_way)
-                statistics(operations[segment], constants, workspace, state, n, mode, thread, threads)
+                statistics(m, op, n, thread, threads)
                 wait(barrier, threads, give_way)
             last = own
             while last < end:
                 first, last = last, min(last + job[BLOCK], end)
-                forward(
-                    operations, segment, next_segment, job, constants, zeros, parameters, workspace, pack, first, last,
-                    n, mode, seed, step,
-                )  # fmt: skip
-                if next_segment < len(operations):
+                forward(m, segment, next_segment, first, last, n, step)
+                if next_segment < count:
                     continue
-                output_loss(operations, job, constants, zeros, parameters, workspace, row_losses, first, last, divisor)
+                output_loss(m, output, first, last, divisor)
                 if mode != EVALUATE:
-                    backward(
-                        operations, segment, next_segment, job, constants, parameters, gradient, workspace, pack,
-                        first, last, n, mode, threads == 1,
-                    )  # fmt: skip
+                    backward(m, segment, next_segment, first, last, n, thread, threads)
                     continue
-                size = operations[-1, OUTPUT_SIZE]
-                block = part(workspace, operations[-1, OUTPUTS], size, first, last)
-                copy(block, outputs[bounds[k] + first : bounds[k] + last].reshape(-1))
-        while mode != EVALUATE and operations[segment, KIND] == BATCH_NORM:
-            op = operations[segment]
+                size = output[OUTPUT_SIZE]
+                block = at(workspace, output[OUTPUTS] + first * size)
+                copy(block, at(outputs, (bounds[k] + first) * size), (last - first) * size)
+        while mode != EVALUATE and operations[segment * COLUMNS + KIND] == BATCH_NORM:
+            op = at(operations, segment * COLUMNS)
             wait(barrier, threads, give_way)
-            sums(op, gradient, workspace, n, thread, threads)
+            start, stop = share(op[CHANNELS], thread, threads)
+            call_void(op[SUMS], (op[FORWARD_ROW], gradient, workspace, n * op[PIXELS], start, stop))
             wait(barrier, threads, give_way)
             if segment == 0:
                 break
-            segment, next_segment = segment_start(operations, segment), segment
+            segment, next_segment = segment_start(m, segment), segment
             last = own
             while last < end:
                 first, last = last, min(last + job[BLOCK], end)
-                normalisation_backward(op, parameters, gradient, workspace, n, first, last)
-                backward(
-                    operations, segment, next_segment, job, constants, parameters, gradient, workspace, pack, first,
-                    last, n, mode, threads == 1,
-                )  # fmt: skip
+                normalisation_backward(m, op, n, first, last)
+                backward(m, segment, next_segment, first, last, n, thread, threads)
         wait(barrier, threads, give_way)
-        loss = total(row_losses[:n]) if thread == 0 else 0.0
+        loss = total(row_losses, n) if thread == 0 else 0.0
         if mode == EVALUATE:
             wait(barrier, threads, give_way)
             if thread == 0:
                 losses[k] = loss
             continue
         if threads > 1:
-            for index in range(len(operations)):
-                add_gradients(operations[index], job, gradient, workspace, pack, 0, n, thread, threads)
+            start = n - n  # a 0 would be a type of its own to Numba, and compiled anew
+            for index in range(count):
+                add_gradients(m, at(operations, index * COLUMNS), start, n, thread, threads)
         if is_penalized:
-            add_penalties(operations, settings, parameters, gradient, penalties, divisor, thread, threads)
+            call_void(
+                job[ADD_PENALTIES],
+                (operations, count, settings, parameters, gradient, penalties, divisor, thread, threads),
+            )
         if mode == TRAIN:
             if settings[CLIP_NORM] > 0.0:
-                wait(barrier, threads, give_way)
-                factor = clip_factor(gradient, settings[CLIP_NORM])
-                wait(barrier, threads, give_way)
-                scale_gradients(operations, gradient, factor, thread, threads)
-            update(operations, job, parameters, gradient, slots, values[k], thread, threads)
-            transpose_weights(operations, job, parameters, workspace, thread, threads)
+                call_void(
+                    job[CLIP],
+                    (
+                        operations, count, gradient, job[PARAMETERS], settings[CLIP_NORM], barrier, give_way, thread,
+                        threads,
+                    ),
+                )  # fmt: skip
+            update(m, slots, at(values, k * value_size), thread, threads)
+            transpose_weights(m, thread, threads)
         wait(barrier, threads, give_way)
         if thread == 0:
-            losses[k] = (loss + total(penalties) if is_penalized else loss) / divisor
+            losses[k] = (loss + total(penalties, job[PENALTY_ROWS]) if is_penalized else loss) / divisor
 
 
 @helper
-def share(count, thread, threads):
-    """Where this thread's share of `count` things begins and ends."""
-    if threads == 1:  # small networks feel a division
-        return 0, count
-    return count * thread // threads, count * (thread + 1) // threads
+def gather(m, rows, n, output_size, first):
+    """The inputs, targets and sample weights of a block of n rows into the workspace, from row `first` on.
 
-
-@helper
-def gather(job, settings, rows, output_size, workspace, first):
-    """The inputs, targets and sample weights (ones where the source has none) of a block into the workspace."""
-    n, input_size = rows.size, job[INPUT_SIZE_OF_BATCH]
-    inputs = workspace[job[BATCH_INPUTS] + first * input_size :]
-    call_void(job[GATHER_INPUTS], (job[SOURCE_INPUTS], rows, n, input_size, settings[SCALE], inputs))
-    targets = workspace[job[BATCH_TARGETS] + first * output_size :]
+    Where the source has no weights, there are ones already.
+    """
+    job, input_size = m.job, m.job[INPUT_SIZE_OF_BATCH]
+    inputs = at(m.workspace, job[BATCH_INPUTS] + first * input_size)
+    call_void(job[GATHER_INPUTS], (job[SOURCE_INPUTS], rows, n, input_size, m.settings[SCALE], inputs))
+    targets = at(m.workspace, job[BATCH_TARGETS] + first * output_size)
     call_void(job[GATHER_TARGETS], (job[SOURCE_TARGETS], rows, n, output_size, 1.0, targets))
-    weights = workspace[job[BATCH_WEIGHTS] + first : job[BATCH_WEIGHTS] + first + n]
     if job[SOURCE_WEIGHTS] != 0:
+        weights = at(m.workspace, job[BATCH_WEIGHTS] + first)
         call_void(job[GATHER_WEIGHTS], (job[SOURCE_WEIGHTS], rows, n, 1, 1.0, weights))
-    else:
-        weights[:] = 1
 
 
 @helper
-def part(vector, offset, size, first, last):
-    """The rows first..last-1 of an array in a flat vector, whose rows have `size` numbers."""
-    return vector[offset + first * size : offset + last * size]
-
-
-@helper
-def segment_end(operations, index):
+def segment_end(m, index):
     """The next batch normalisation after `index`, or the end."""
     index += 1
-    while index < len(operations) and operations[index, KIND] != BATCH_NORM:
+    while index < m.job[OPERATIONS] and m.operations[index * COLUMNS + KIND] != BATCH_NORM:
         index += 1
     return index
 
 
 @helper
-def segment_start(operations, index):
+def segment_start(m, index):
     """The next batch normalisation before `index`, or the beginning."""
     index -= 1
-    while index > 0 and operations[index, KIND] != BATCH_NORM:
+    while index > 0 and m.operations[index * COLUMNS + KIND] != BATCH_NORM:
         index -= 1
     return max(index, 0)
 
 
 @helper
-def statistics(op, constants, workspace, state, n, mode, thread, threads):
+def statistics(m, op, n, thread, threads):
     """The means and deviations that a batch normalisation uses, for a thread's share of its channels."""
     start, stop = share(op[CHANNELS], thread, threads)
+    mode = m.job[MODE]
     whose = TRAINING if mode == TRAIN else BATCH if mode == GRADIENT_ONLY else RUNNING
-    n *= op[PIXELS]
-    call_void(op[STATISTICS], (op[FORWARD_ROW], constants[op[MOMENTUM] :], workspace, state, n, whose, start, stop))
+    constants = at(m.constants, op[MOMENTUM])
+    call_void(
+        op[STATISTICS], (op[FORWARD_ROW], constants, m.workspace, m.state, n * op[PIXELS], whose, start, stop)
+    )  # fmt: skip
 
 
 @helper
-def sums(op, gradient, workspace, n, thread, threads):
-    """The gradients of a batch normalisation's gamma and beta, for a thread's share of its channels."""
-    start, stop = share(op[CHANNELS], thread, threads)
-    call_void(op[SUMS], (op[FORWARD_ROW], gradient, workspace, n * op[PIXELS], start, stop))
-
-
-@helper
-def normalisation_backward(op, parameters, gradient, workspace, n, first, last):
+def normalisation_backward(m, op, n, first, last):
     """dLoss/dx of a batch normalisation, for a block of rows."""
     if op[INPUT_GRADIENT] >= 0:
         begin, rows = in_groups(op, first, last)
         groups = begin * op[PIXELS] // op[GROUP], (begin + rows) * op[PIXELS] // op[GROUP]
-        call_void(op[BACKWARD], (op[FORWARD_ROW], parameters, gradient, workspace, n * op[PIXELS], *groups))
+        call_void(op[BACKWARD], (op[FORWARD_ROW], m.parameters, m.gradient, m.workspace, n * op[PIXELS], *groups))
 
 
 @helper
-def forward(
-    operations, segment, segment_end, job, constants, zeros, parameters, workspace, pack, first, last, n, mode, seed,
-    step,
-):  # fmt: skip
+def forward(m, segment, segment_end, first, last, n, step):
     """The outputs of a segment's layers; of the last only the product: its bias and activation are the loss's."""
     for index in range(segment, segment_end):
-        op = operations[index]
+        op = at(m.operations, index * COLUMNS)
         kind, size = op[KIND], op[OUTPUT_SIZE]
-        inputs = part(workspace, op[INPUTS], op[INPUT_SIZE], first, last)
-        z = part(workspace, op[Z], size, first, last)
-        bias, begin, rows = zeros, first, last - first
+        bias, begin, rows = m.zeros, first, last - first
         if kind == DENSE:
-            W = parameters[op[WEIGHTS] : op[WEIGHTS] + op[INPUT_SIZE] * size]
-            outputs_product(job[MULTIPLY], pack, inputs, W, z, rows, op[INPUT_SIZE], size)
+            inputs = at(m.workspace, op[INPUTS] + first * op[INPUT_SIZE])
+            z = at(m.workspace, op[Z] + first * size)
+            W = at(m.parameters, op[WEIGHTS])
+            outputs_product(m.job[MULTIPLY], m.pack, inputs, W, z, rows, op[INPUT_SIZE], size)
             if op[BIAS] >= 0:
-                bias = parameters[op[BIAS] :]
-        elif kind == DROPOUT:
-            if mode != TRAIN:
-                begin, rows = in_groups(op, first, last)
-                copy(part(workspace, op[INPUTS], size, begin, begin + rows), workspace[op[Z] + begin * size :])
-            elif op[GROUP] == 1:
-                mask = part(workspace, op[MASK], size, first, last)
-                scale = constants[op[CONSTANTS]]
-                dropout(inputs, z, mask, first * size, seed, step, op[LAYER], np.uint64(op[THRESHOLD]), scale)
-            else:
-                begin, rows = in_groups(op, first, last)
-                dropout_in_groups(
-                    workspace[op[INPUTS] :], workspace[op[Z] :], workspace[op[MASK] :], size, op[GROUP], begin,
-                    begin + rows, seed, step, op[LAYER], np.uint64(op[THRESHOLD]), constants[op[CONSTANTS]],
-                )  # fmt: skip
+                bias = at(m.parameters, op[BIAS])
         else:
             begin, rows = in_groups(op, first, last)
-            groups = begin // op[GROUP], (begin + rows) // op[GROUP]
-            if kind == INTERLEAVE:
-                call_void(op[FORWARD], (workspace[op[INPUTS] :], workspace[op[OUTPUTS] :], n, size, 0, *groups))
-            elif kind == DEINTERLEAVE:
-                call_void(op[FORWARD], (workspace[op[INPUTS] :], workspace[op[OUTPUTS] :], n, size, *groups))
-            elif kind == WINDOW:
-                call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n, *groups))
+            if kind == DROPOUT:
+                drop(m, op, begin, rows, step)
             else:
-                groups = begin * op[PIXELS] // op[GROUP], (begin + rows) * op[PIXELS] // op[GROUP]
-                call_void(op[FORWARD], (op[FORWARD_ROW], parameters, parameters, workspace, n * op[PIXELS], *groups))
+                groups = begin // op[GROUP], (begin + rows) // op[GROUP]
+                inputs, outputs = at(m.workspace, op[INPUTS]), at(m.workspace, op[OUTPUTS])
+                if kind == INTERLEAVE:
+                    call_void(op[FORWARD], (inputs, outputs, n, size, 0, *groups))
+                elif kind == DEINTERLEAVE:
+                    call_void(op[FORWARD], (inputs, outputs, n, size, *groups))
+                elif kind == WINDOW:
+                    call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n, *groups))
+                else:
+                    pixels = op[PIXELS]
+                    groups = begin * pixels // op[GROUP], (begin + rows) * pixels // op[GROUP]
+                    call_void(
+                        op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n * pixels, *groups)
+                    )
         if op[VALUE] >= 0:
-            z, outputs = workspace[op[Z] + begin * size :], workspace[op[OUTPUTS] + begin * size :]
-            call_void(op[VALUE], (z, bias, outputs, constants[op[CONSTANTS] :], rows, size))
+            z, outputs = at(m.workspace, op[Z] + begin * size), at(m.workspace, op[OUTPUTS] + begin * size)
+            call_void(op[VALUE], (z, bias, outputs, at(m.constants, op[CONSTANTS]), rows, size))
+
+
+@helper
+def drop(m, op, begin, rows, step):
+    """Dropout of the rows from `begin` on, in training; otherwise they stay as they are."""
+    size = op[OUTPUT_SIZE]
+    if m.job[MODE] != TRAIN:
+        copy(at(m.workspace, op[INPUTS] + begin * size), at(m.workspace, op[Z] + begin * size), rows * size)
+        return
+    drawn = (m.seed, step, op[LAYER], op[THRESHOLD], at(m.constants, op[CONSTANTS]))
+    if op[GROUP] == 1:
+        e = begin * size
+        inputs, z, mask = at(m.workspace, op[INPUTS] + e), at(m.workspace, op[Z] + e), at(m.workspace, op[MASK] + e)
+        call_void(op[FORWARD], (inputs, z, mask, rows * size, e, *drawn))
+    else:
+        inputs, z, mask = at(m.workspace, op[INPUTS]), at(m.workspace, op[Z]), at(m.workspace, op[MASK])
+        call_void(op[FORWARD], (inputs, z, mask, size, op[GROUP], begin, begin + rows, *drawn))
 
 
 @helper
@@ -291,23 +341,21 @@ def in_groups(op, first, last):
 
 
 @helper
-def output_loss(operations, job, constants, zeros, parameters, workspace, row_losses, first, last, divisor):
+def output_loss(m, op, first, last, divisor):
     """The last layer's activation, the rows' weighted losses, and dLoss/dz divided by `divisor`."""
-    op = operations[-1]
-    size = op[OUTPUT_SIZE]
-    z = part(workspace, op[Z], size, first, last)
+    job, workspace, size = m.job, m.workspace, op[OUTPUT_SIZE]
     call_void(
         job[LOSS],
         (
-            z,
-            zeros if op[BIAS] < 0 else parameters[op[BIAS] :],
-            workspace[op[OUTPUTS] + first * size :],
-            workspace[job[BATCH_TARGETS] + first * size :],
-            workspace[job[BATCH_WEIGHTS] + first :],
-            workspace[op[GRADIENT] + first * size :],
-            row_losses[first:],
-            constants[job[LOSS_CONSTANTS] :],
-            z.dtype.type(1.0 / divisor),
+            at(workspace, op[Z] + first * size),
+            m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS]),
+            at(workspace, op[OUTPUTS] + first * size),
+            at(workspace, job[BATCH_TARGETS] + first * size),
+            at(workspace, job[BATCH_WEIGHTS] + first),
+            at(workspace, op[GRADIENT] + first * size),
+            at(m.row_losses, first),
+            at(m.constants, job[LOSS_CONSTANTS]),
+            1.0 / divisor,
             last - first,
             size,
         ),
@@ -315,221 +363,127 @@ def output_loss(operations, job, constants, zeros, parameters, workspace, row_lo
 
 
 @helper
-def backward(
-    operations, segment, segment_end, job, constants, parameters, gradient, workspace, pack, first, last, n, mode,
-    with_parameters,
-):  # fmt: skip
+def backward(m, segment, segment_end, first, last, n, thread, threads):
     """Backpropagation through a segment, for a block of rows: from dLoss/dz of the last layer to that of every layer.
 
-    with_parameters: whether the block's share of the parameters' gradients is added at once. Of a batch normalisation,
-    which begins a segment, only the activation is passed.
+    A thread alone adds the block to the parameters' gradients at once. Of a batch normalisation, which begins a
+    segment, only the activation is passed.
     """
+    workspace = m.workspace
     for index in range(segment_end - 1, segment - 1, -1):
-        op = operations[index]
+        op = at(m.operations, index * COLUMNS)
         kind, size = op[KIND], op[OUTPUT_SIZE]
         begin, rows = in_groups(op, first, last)
-        delta = part(workspace, op[GRADIENT], size, begin, begin + rows)
+        delta = at(workspace, op[GRADIENT] + begin * size)
         if op[DERIVATIVE] >= 0:
-            z, outputs = workspace[op[Z] + begin * size :], workspace[op[OUTPUTS] + begin * size :]
-            call_void(op[DERIVATIVE], (z, outputs, delta, constants[op[CONSTANTS] :], rows, size))
+            z, outputs = at(workspace, op[Z] + begin * size), at(workspace, op[OUTPUTS] + begin * size)
+            call_void(op[DERIVATIVE], (z, outputs, delta, at(m.constants, op[CONSTANTS]), rows, size))
         if kind == BATCH_NORM:
             return
-        if with_parameters:
-            add_gradients(op, job, gradient, workspace, pack, first, last, 0, 1)
+        if threads == 1:
+            add_gradients(m, op, first, last, thread, threads)
         if op[INPUT_GRADIENT] < 0:
             continue
-        dx = workspace[op[INPUT_GRADIENT] + begin * op[INPUT_SIZE] :]
+        dx = at(workspace, op[INPUT_GRADIENT] + begin * op[INPUT_SIZE])
         groups = begin // op[GROUP], (begin + rows) // op[GROUP]
         if kind == DENSE:
-            W_transposed = workspace[op[WEIGHTS_TRANSPOSED] : op[WEIGHTS_TRANSPOSED] + op[INPUT_SIZE] * size]
-            inputs_product(job[MULTIPLY], pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size)
+            W_transposed = at(workspace, op[WEIGHTS_TRANSPOSED])
+            if op[WEIGHTS_TRANSPOSED] < 0:
+                W_transposed = at(m.parameters, op[WEIGHTS])
+            inputs_product(m.job[MULTIPLY], m.pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size)
         elif kind == DROPOUT:
-            if mode == TRAIN:
-                multiply(delta, workspace[op[MASK] + begin * size :], dx)
+            if m.job[MODE] == TRAIN:
+                call_void(op[BACKWARD], (delta, at(workspace, op[MASK] + begin * size), dx, rows * size))
             else:
-                copy(delta, dx)
+                copy(delta, dx, rows * size)
         elif kind == WINDOW:
-            call_void(op[BACKWARD], (op[BACKWARD_ROW], parameters, gradient, workspace, n, *groups))
+            call_void(op[BACKWARD], (op[BACKWARD_ROW], m.parameters, m.gradient, workspace, n, *groups))
         else:  # DEINTERLEAVE: the gradient is interleaved
-            call_void(op[BACKWARD], (workspace[op[GRADIENT] :], workspace[op[INPUT_GRADIENT] :], n, size, 1, *groups))
+            whole, target = at(workspace, op[GRADIENT]), at(workspace, op[INPUT_GRADIENT])
+            call_void(op[BACKWARD], (whole, target, n, size, 1, *groups))
 
 
 @helper
-def add_gradients(op, job, gradient, workspace, pack, first, last, thread, threads):
+def add_gradients(m, op, first, last, thread, threads):
     """The rows first..last-1 added to a thread's share of an operation's gradients; row 0 begins them."""
     if op[WEIGHTS] < 0:
         return
     rows, columns = op[WEIGHT_ROWS], op[WEIGHT_COLUMNS]
     start, stop = share(rows, thread, threads)
-    W_gradient = gradient[op[WEIGHTS] : op[WEIGHTS] + rows * columns]
+    W_gradient = at(m.gradient, op[WEIGHTS])
     adds = 1 if first > 0 else 0
     if op[KIND] == WINDOW:
         if start < stop:
-            if not adds:
-                W_gradient[start * columns : stop * columns] = 0
+            if adds == 0:
+                clear(at(W_gradient, start * columns), (stop - start) * columns)
                 if start == 0 and op[BIAS] >= 0:
-                    gradient[op[BIAS] : op[BIAS] + op[BIAS_SIZE]] = 0
+                    clear(at(m.gradient, op[BIAS]), op[BIAS_SIZE])
             groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
-            call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], gradient, workspace, *groups, start, stop))
+            call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], m.gradient, m.workspace, *groups, start, stop))
         return
-    n = last - first
-    x = part(workspace, op[INPUTS], rows, first, last)
-    delta = part(workspace, op[GRADIENT], columns, first, last)
+    n, multiply = last - first, m.job[MULTIPLY]
+    x = at(m.workspace, op[INPUTS] + first * rows)
+    delta = at(m.workspace, op[GRADIENT] + first * columns)
     if op[NARROW] < 0:
-        weights_product(job[MULTIPLY], pack, x, delta, W_gradient, n, rows, columns, start, stop, adds)
+        weights_product(multiply, m.pack, x, delta, W_gradient, n, rows, columns, start, stop, adds)
     else:
-        transposed = workspace[op[NARROW] : op[NARROW] + rows * columns]
-        narrow_weights_product(job[MULTIPLY], pack, x, delta, transposed, n, rows, columns, start, stop, adds)
+        transposed = at(m.workspace, op[NARROW])
+        narrow_weights_product(multiply, m.pack, x, delta, transposed, n, rows, columns, start, stop, adds)
         call_void(
-            job[TRANSPOSE], (transposed[start:], rows, W_gradient[start * columns :], columns, columns, stop - start)
+            m.job[TRANSPOSE],
+            (at(transposed, start), rows, at(W_gradient, start * columns), columns, columns, stop - start),
         )
     if op[BIAS] >= 0:
         start, stop = bias_share(op, thread, threads)
-        sum_rows(delta, columns, gradient[op[BIAS] + start : op[BIAS] + stop], start, adds)
+        sums = at(m.gradient, op[BIAS] + start)
+        one = at(m.constants, m.job[ONE])
+        sum_of_rows(multiply, m.pack, one, at(delta, start), columns, sums, n, stop - start, adds)
 
 
 @helper
-def add_penalties(operations, settings, parameters, gradient, penalties, divisor, thread, threads):
-    """Add the gradients of alpha W**2 / 2 and l1 |W|, divided; and each row's penalties, not divided."""
-    for index in range(len(operations)):
-        op = operations[index]
-        if op[WEIGHTS] < 0:
-            continue
-        columns = op[WEIGHT_COLUMNS]
-        start, stop = share(op[WEIGHT_ROWS], thread, threads)
-        W = part(parameters, op[WEIGHTS], columns, start, stop)
-        slope = part(gradient, op[WEIGHTS], columns, start, stop)
-        alpha, l1 = W.dtype.type(settings[ALPHA] / divisor), W.dtype.type(settings[L1] / divisor)
-        penalize(W, slope, alpha, l1)
-        for row in range(start, stop):
-            squares, absolutes = norms(parameters[op[WEIGHTS] + row * columns : op[WEIGHTS] + (row + 1) * columns])
-            penalties[op[PENALTIES] + row] = 0.5 * settings[ALPHA] * squares + settings[L1] * absolutes
-
-
-@helper
-def penalize(W, gradient, alpha, l1):
-    """gradient += alpha W + l1 sign(W)."""
-    zero = alpha - alpha
-    for i in range(W.size):
-        w = W[i]
-        sign = l1 if w > zero else (-l1 if w < zero else zero)
-        gradient[i] += alpha * w + sign
-
-
-@helper
-def norms(row):
-    """Sum of squares and sum of absolute values, float64, in four partial sums that do not wait for each other."""
-    s0, s1, s2, s3, a0, a1, a2, a3 = 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0
-    whole = row.size // 4 * 4
-    for i in range(0, whole, 4):
-        w0, w1, w2, w3 = float(row[i]), float(row[i + 1]), float(row[i + 2]), float(row[i + 3])
-        s0, s1, s2, s3 = s0 + w0 * w0, s1 + w1 * w1, s2 + w2 * w2, s3 + w3 * w3
-        a0, a1, a2, a3 = a0 + abs(w0), a1 + abs(w1), a2 + abs(w2), a3 + abs(w3)
-    for i in range(whole, row.size):
-        s0 += float(row[i]) * float(row[i])
-        a0 += abs(float(row[i]))
-    return s0 + s1 + s2 + s3, a0 + a1 + a2 + a3
-
-
-@helper
-def clip_factor(gradient, clip_norm):
-    """What scales the gradient down to the norm clip_norm if it is longer, else 1."""
-    squares, _ = norms(gradient)
-    norm = math.sqrt(squares)
-    return gradient.dtype.type(clip_norm / norm if norm > clip_norm else 1.0)
-
-
-@helper
-def bias_share(op, thread, threads):
-    """Where the biases begin and end whose gradients a thread computes, and which it therefore updates."""
-    if op[KIND] != WINDOW:
-        return share(op[BIAS_SIZE], thread, threads)
-    # A convolution's all come with the first row of its weights
-    start, stop = share(op[WEIGHT_ROWS], thread, threads)
-    return 0, op[BIAS_SIZE] if start == 0 and stop > 0 else 0
-
-
-@helper
-def scale_gradients(operations, gradient, factor, thread, threads):
-    """A thread's share of all gradients times the factor."""
-    for index in range(len(operations)):
-        op = operations[index]
-        if op[WEIGHTS] >= 0:
-            start, stop = share(op[WEIGHT_ROWS], thread, threads)
-            scale(part(gradient, op[WEIGHTS], op[WEIGHT_COLUMNS], start, stop), factor)
-        if op[BIAS] >= 0:
-            start, stop = bias_share(op, thread, threads)
-            scale(gradient[op[BIAS] + start : op[BIAS] + stop], factor)
-
-
-@helper
-def scale(values, factor):
-    for i in range(values.size):
-        values[i] *= factor
-
-
-@helper
-def update(operations, job, parameters, gradient, slots, values, thread, threads):
+def update(m, slots, values, thread, threads):
     """The optimizer's step for a thread's share of the parameters."""
-    n = parameters.size
+    n, kernel = m.job[PARAMETERS], m.job[UPDATE]
     if threads == 1:
-        call_void(job[UPDATE], (parameters, gradient, slots, values, n, 0, n))
+        call_void(kernel, (m.parameters, m.gradient, slots, values, n, 0, n))
         return
-    for index in range(len(operations)):
-        op = operations[index]
+    for index in range(m.job[OPERATIONS]):
+        op = at(m.operations, index * COLUMNS)
         if op[WEIGHTS] >= 0:
             start, stop = share(op[WEIGHT_ROWS], thread, threads)
             start, stop = op[WEIGHTS] + start * op[WEIGHT_COLUMNS], op[WEIGHTS] + stop * op[WEIGHT_COLUMNS]
-            call_void(job[UPDATE], (parameters, gradient, slots, values, n, start, stop))
+            call_void(kernel, (m.parameters, m.gradient, slots, values, n, start, stop))
         if op[BIAS] >= 0:
             start, stop = bias_share(op, thread, threads)
-            call_void(job[UPDATE], (parameters, gradient, slots, values, n, op[BIAS] + start, op[BIAS] + stop))
+            call_void(kernel, (m.parameters, m.gradient, slots, values, n, op[BIAS] + start, op[BIAS] + stop))
 
 
 @helper
-def transpose_weights(operations, job, parameters, workspace, thread, threads):
+def transpose_weights(m, thread, threads):
     """A thread's share of the transposed weights, of which the way back is made: those of the rows it updates."""
-    for index in range(len(operations)):
-        op = operations[index]
+    for index in range(m.job[OPERATIONS]):
+        op = at(m.operations, index * COLUMNS)
         if op[WEIGHTS_TRANSPOSED] >= 0:
             rows, columns = op[WEIGHT_ROWS], op[WEIGHT_COLUMNS]
             start, stop = share(rows, thread, threads)
-            W = parameters[op[WEIGHTS] + start * columns :]
-            call_void(
-                job[TRANSPOSE], (W, columns, workspace[op[WEIGHTS_TRANSPOSED] + start :], rows, stop - start, columns)
-            )  # fmt: skip
+            W = at(m.parameters, op[WEIGHTS] + start * columns)
+            transposed = at(m.workspace, op[WEIGHTS_TRANSPOSED] + start)
+            call_void(m.job[TRANSPOSE], (W, columns, transposed, rows, stop - start, columns))
 
 
 @helper
-def sum_rows(block, columns, sums, start, adds):
-    """sums = the sum over a block's rows of the columns from `start` on, or += where adds is 1."""
-    if not adds:
-        sums[:] = 0
-    for row in range(block.size // columns):
-        numbers = block[row * columns + start : row * columns + start + sums.size]
-        for j in range(sums.size):
-            sums[j] += numbers[j]
-
-
-@helper
-def total(values):
+def total(values, size):
     """The sum, in four partial sums that do not wait for each other."""
     s0, s1, s2, s3 = 0.0, 0.0, 0.0, 0.0
-    whole = values.size // 4 * 4
+    whole = size // 4 * 4
     for i in range(0, whole, 4):
         s0, s1, s2, s3 = s0 + values[i], s1 + values[i + 1], s2 + values[i + 2], s3 + values[i + 3]
-    for i in range(whole, values.size):
+    for i in range(whole, size):
         s0 += values[i]
     return s0 + s1 + s2 + s3
 
 
 @helper
-def multiply(a, b, out):
-    for i in range(a.size):
-        out[i] = a[i] * b[i]
-
-
-@helper
-def copy(a, out):
-    for i in range(a.size):
-        out[i] = a[i]
+def clear(values, size):
+    for i in range(size):
+        values[i] = 0

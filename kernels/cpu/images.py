@@ -6,7 +6,7 @@ whole registers, whatever the number of channels, the kernel, stride, padding, d
 images meet only in sums over the batch. Where the last group is not full, its last image stands in for the missing
 ones, so that no number appears which a real image could not give; their gradient is zero, so that they count nowhere.
 
-The kernels are C callables, which the epoch knows by their addresses. What is the same in every call stands in a row of
+The kernels are C functions, which the epoch knows by their addresses. What is the same in every call stands in a row of
 int64, which each kernel's module makes:
 
     pass(row, parameters, gradient, workspace, n, first, last)    forward or backward, for groups first..last-1 of a
@@ -18,37 +18,9 @@ so however the groups are divided between calls or threads, the results are the 
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
-
-import numba
-import numpy as np
-from numba import cfunc, types
-
-from .compilation import OPTIONS, caching, helper
-from .tiles import VECTOR_BYTES, make_transpose_tile
+from .compilation import helper
+from .tiles import make_transpose_tile
 from .vectors import lane_count
-
-
-def group_size(dtype: np.dtype[Any]) -> int:
-    """How many images of this dtype make a group."""
-    return VECTOR_BYTES // dtype.itemsize
-
-
-def c_callable(function: Any, dtype: np.dtype[Any], arguments: str) -> Any:
-    """A kernel that returns nothing as a C callable, cached on disk.
-
-    arguments: for each, "r" is a pointer to int64 (a row), "p" a pointer to `dtype`, "n" an int64.
-    """
-    kinds = {"r": types.CPointer(types.int64), "p": types.CPointer(numba.from_dtype(dtype)), "n": types.int64}
-    with caching() as enabled:
-        return cfunc(types.void(*(kinds[letter] for letter in arguments)), cache=enabled, **OPTIONS)(function)
-
-
-def pass_kernel(function: Any, dtype: np.dtype[Any]) -> Any:
-    """A pass forward or backward as a C callable."""
-    return c_callable(function, dtype, "rpppnnn")
-
 
 TILE = 8  # rows and columns of a transposed tile
 _transpose_tile = make_transpose_tile(TILE)
@@ -89,15 +61,3 @@ def deinterleave(groups, rows, n, size, first, last):
     for group in range(first, last):
         start = group * lanes
         _transpose(groups, start * size, lanes, rows, start * size, size, size, min(lanes, n - start))
-
-
-@cache
-def interleave_kernel(dtype: np.dtype[Any]) -> Any:
-    """`interleave` as a C callable: (rows, groups, n, size, is_gradient, first, last)."""
-    return c_callable(interleave, dtype, "ppnnnnn")
-
-
-@cache
-def deinterleave_kernel(dtype: np.dtype[Any]) -> Any:
-    """`deinterleave` as a C callable: (groups, rows, n, size, first, last)."""
-    return c_callable(deinterleave, dtype, "ppnnnn")

@@ -7,7 +7,7 @@ from numba import njit
 
 from nnfast.random import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Purpose
 
-from .compilation import OPTIONS, helper
+from .compilation import OPTIONS
 
 _M0, _M1 = (np.uint64(value) for value in PHILOX_MULTIPLIERS)
 _W0, _W1 = (np.uint64(value) for value in PHILOX_WEYL)
@@ -38,27 +38,28 @@ def words_of(block, seed, step, layer):
     return c0, c1, c2, c3
 
 
-@helper
-def dropout(inputs, outputs, mask, first, seed, step, layer, threshold, scale):
-    """outputs = inputs * mask, where mask is 0 for words below the threshold and `scale` elsewhere.
+def dropout(inputs, outputs, mask, count, first, seed, step, layer, threshold, scale):
+    """outputs = inputs * mask, where mask is 0 for words below the threshold and scale[0] elsewhere.
 
-    inputs, outputs, mask: 1-D, equally long: the elements of a batch from number `first` on, a multiple of 4.
-    Element e of the batch takes word e % 4 of counter (e // 4, step, layer).
+    inputs, outputs, mask: `count` elements of a batch from number `first` on, a multiple of 4. Element e of the batch
+    takes word e % 4 of counter (e // 4, step, layer).
     """
-    for block in range((inputs.size + 3) // 4):
+    kept = scale[0]
+    dropped = kept - kept
+    for block in range((count + 3) // 4):
         c0, c1, c2, c3 = words_of(first // 4 + block, seed, step, layer)
         for word in range(4):
             e = 4 * block + word
-            if e < inputs.size:
+            if e < count:
                 drawn = c0 if word == 0 else c1 if word == 1 else c2 if word == 2 else c3
-                kept = drawn >= threshold
-                mask[e] = scale if kept else scale - scale
+                mask[e] = kept if drawn >= threshold else dropped
                 outputs[e] = inputs[e] * mask[e]
 
 
-@helper
 def dropout_in_groups(inputs, outputs, mask, size, group, begin, end, seed, step, layer, threshold, scale):
     """The same for the rows begin..end-1 of `size` elements, stored in groups (see images.py)."""
+    kept = scale[0]
+    dropped = kept - kept
     for row in range(begin, end):
         place = row // group * group * size + row % group
         block = -1
@@ -69,6 +70,12 @@ def dropout_in_groups(inputs, outputs, mask, size, group, begin, end, seed, step
                 c0, c1, c2, c3 = words_of(block, seed, step, layer)
             word = e % 4
             drawn = c0 if word == 0 else c1 if word == 1 else c2 if word == 2 else c3
-            mask[place] = scale if drawn >= threshold else scale - scale
+            mask[place] = kept if drawn >= threshold else dropped
             outputs[place] = inputs[place] * mask[place]
             place += group
+
+
+def dropout_backward(delta, mask, dx, count):
+    """dLoss/dinputs = dLoss/doutputs * mask."""
+    for i in range(count):
+        dx[i] = delta[i] * mask[i]

@@ -5,7 +5,6 @@ What a window has outside the image is cut off.
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any, Literal
 
 import numpy as np
@@ -15,7 +14,6 @@ from nnfast.windows import Window
 
 from .compilation import helper
 from .image_tiles import make_pooling_gradient_tile, make_pooling_tile
-from .images import pass_kernel
 from .vectors import lane_count, splat, store
 from .window_steps import axes, steps
 
@@ -135,15 +133,3 @@ def average_forward(row, parameters, gradient, workspace, n, first, last):
 def average_backward(row, parameters, gradient, workspace, n, first, last):
     """An equal share of each output's gradient to every pixel of its window."""
     _average_backward(row, workspace, first, last)
-
-
-@cache
-def forward_kernel(kind: Literal["max", "average"], dtype: np.dtype[Any]) -> Any:
-    """The pass forward as a C callable."""
-    return pass_kernel(max_forward if kind == "max" else average_forward, dtype)
-
-
-@cache
-def backward_kernel(kind: Literal["max", "average"], dtype: np.dtype[Any]) -> Any:
-    """The pass backward as a C callable. It reads the inputs and, for the maximum, the outputs of the pass forward."""
-    return pass_kernel(max_backward if kind == "max" else average_backward, dtype)

@@ -8,47 +8,34 @@ where it is cut.
 
 from __future__ import annotations
 
-from functools import cache
-from typing import Any
+from .calls import at, call_void, copy
+from .compilation import helper
+from .panels import DEPTH, DIRECT_BYTES, REPAID
+from .registers import VECTOR_BYTES
+from .tiles import make_lane_count, make_product_tile, make_transpose_tile
 
-import numba
-import numpy as np
-from numba import cfunc, types
-
-from .calls import call_void
-from .compilation import OPTIONS, caching, helper
-from .tiles import VECTOR_BYTES, make_lane_count, make_product_tile, make_transpose_tile
-
-# B is streamed from the cache once for every six rows of A. As long as it stays in the second-level cache it is read as
-# it lies; a larger one is copied piece by piece, each of DEPTH rows and a tile's columns, into one that stays in the
-# first-level cache and whose rows are neighbours. Measured: see kernels/README.md.
-DIRECT_BYTES = 2**20 if VECTOR_BYTES == 64 else 2**18
-DEPTH = 256
-REPAID = 24  # rows of A that repay the copy
-PACK_SIZE = DEPTH * 2 * VECTOR_BYTES // 4  # elements of a piece
-
-FEW_ROWS = 3  # a tile for what is left when fewer rows remain than a whole one takes
+FEW_ROWS = 3  # a tile for so few rows, or for what is left of more
 TRANSPOSED = 8  # rows and columns of a transposed tile
 
 
 def _make_stripe(vectors: int, share: int, is_masked: bool):
-    """C[:, columns of one tile] = A B or += A B, from the offsets a, b and c on, for any number of rows."""
+    """C[:, columns of one tile] = A B or += A B for any number of rows."""
     # Twelve accumulators are enough to hide the latency of FMA, and 16 registers hold them beside the operands.
     tile_rows = 12 // vectors
-    many, few, one = (make_product_tile(rows, vectors, share, is_masked) for rows in (tile_rows, FEW_ROWS, 1))
+    many = make_product_tile(tile_rows, vectors, share, is_masked, is_whole=True)
+    few = make_product_tile(FEW_ROWS, vectors, share, is_masked, is_whole=False)
 
     @helper
-    def stripe(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth):
+    def stripe(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth):
         row = 0
         while rows - row >= tile_rows:
-            many(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
+            many(
+                at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, tile_rows, width, adds, depth
+            )  # fmt: skip
             row += tile_rows
-        while rows - row >= FEW_ROWS:
-            few(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
-            row += FEW_ROWS
         while row < rows:
-            one(A, a + row * a_row, a_row, a_depth, B, b, b_row, C, c + row * c_row, c_row, width, adds, depth)
-            row += 1
+            few(at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, rows - row, width, adds, depth)
+            row += FEW_ROWS
 
     return stripe
 
@@ -65,18 +52,18 @@ _quarter_lanes = make_lane_count(4)
 
 
 @helper
-def _stripe(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth):
+def _stripe(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth):
     """`width` columns of a product, at most two registers'."""
     if width == 2 * _lanes(A):
-        _whole(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+        _whole(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
     elif width > _lanes(A):
-        _pair(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+        _pair(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
     elif width > _half_lanes(A):
-        _halves(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+        _halves(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
     elif width > _quarter_lanes(A):
-        _quarters(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+        _quarters(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
     else:
-        _quarter(A, a, a_row, a_depth, B, b, b_row, C, c, c_row, rows, width, adds, depth)
+        _quarter(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
 
 
 def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, adds, pack):
@@ -86,23 +73,29 @@ def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, adds, 
     apart. pack: room for PACK_SIZE elements.
     """
     tile = 2 * _lanes(A)
-    if depth * columns * VECTOR_BYTES <= DIRECT_BYTES * _lanes(A) or rows < REPAID:
+    is_direct = depth * columns * VECTOR_BYTES <= DIRECT_BYTES * _lanes(A) or rows < REPAID
+    first = 0
+    while True:  # once at least: a product of no depth is zero
+        length = depth if is_direct else min(DEPTH, depth - first)
         for column in range(0, columns, tile):
             width = min(tile, columns - column)
-            _stripe(A, 0, a_row, a_depth, B, column, b_row, C, column, c_row, rows, width, adds, depth)
-        return
-    for first in range(0, depth, DEPTH):
-        length = min(DEPTH, depth - first)
-        for column in range(0, columns, tile):
-            width = min(tile, columns - column)
-            for k in range(length):
-                for j in range(width):
-                    pack[k * tile + j] = B[(first + k) * b_row + column + j]
+            piece, piece_row = at(B, column), b_row
+            if not is_direct:
+                piece, piece_row = pack, tile
+                for k in range(length):
+                    source = at(B, (first + k) * b_row + column)
+                    if width == tile:  # so many are no call
+                        copy(source, at(pack, k * tile), tile)
+                    else:
+                        copy(source, at(pack, k * tile), width)
             # Goes on from what the piece before left in C
             _stripe(
-                A, first * a_depth, a_row, a_depth, pack, 0, tile, C, column, c_row, rows, width,
-                adds if first == 0 else 1, length,
+                at(A, first * a_depth), a_row, a_depth, piece, piece_row, at(C, column), c_row, rows, width,
+                1 if first > 0 else adds, length,
             )  # fmt: skip
+        first += length
+        if first >= depth:
+            return
 
 
 _transpose_tile = make_transpose_tile(TRANSPOSED)
@@ -126,32 +119,11 @@ def transpose(A, a_row, out, out_row, rows, columns):
         i += TRANSPOSED
 
 
-@cache
-def multiply_kernel(dtype: np.dtype[Any]) -> Any:
-    """`multiply` as a C callable, whose address goes to the epoch: compiled once, called from several places."""
-    P, N = types.CPointer(numba.from_dtype(dtype)), types.int64
-    with caching() as enabled:
-        return cfunc(types.void(P, N, N, P, N, P, N, N, N, N, N, P), cache=enabled, **OPTIONS)(multiply)
-
-
-@cache
-def transpose_kernel(dtype: np.dtype[Any]) -> Any:
-    """`transpose` as a C callable."""
-    P, N = types.CPointer(numba.from_dtype(dtype)), types.int64
-    with caching() as enabled:
-        return cfunc(types.void(P, N, P, N, N, N), cache=enabled, **OPTIONS)(transpose)
-
-
-def is_narrow(inputs: int, outputs: int, dtype: np.dtype[Any]) -> bool:
-    """Whether x^T delta is better computed as (delta^T x)^T, whose rows are long enough for whole registers."""
-    return outputs * dtype.itemsize < VECTOR_BYTES and inputs > outputs
-
-
 @helper
 def outputs_product(multiply, pack, x, W, z, n, inputs, outputs):
     """z = x W. x: n rows of `inputs`; W (inputs, outputs); z: n rows of `outputs`. All flat, in C order.
 
-    multiply: the address of multiply_kernel.
+    multiply: the address of `multiply`.
     """
     call_void(multiply, (x, inputs, 1, W, outputs, z, outputs, n, outputs, inputs, 0, pack))
 
@@ -162,7 +134,7 @@ def weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, star
     call_void(
         multiply,
         (
-            x[start:], 1, inputs, delta, outputs, gradient[start * outputs :], outputs, stop - start, outputs, n,
+            at(x, start), 1, inputs, delta, outputs, at(gradient, start * outputs), outputs, stop - start, outputs, n,
             adds, pack,
         ),
     )  # fmt: skip
@@ -173,7 +145,7 @@ def narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outp
     """transposed = delta^T x, the transpose of dLoss/dW, or += where adds is 1; columns start..stop-1 of it."""
     call_void(
         multiply,
-        (delta, 1, outputs, x[start:], inputs, transposed[start:], inputs, outputs, stop - start, n, adds, pack),
+        (delta, 1, outputs, at(x, start), inputs, at(transposed, start), inputs, outputs, stop - start, n, adds, pack),
     )
 
 
@@ -181,3 +153,12 @@ def narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outp
 def inputs_product(multiply, pack, delta, W_transposed, dx, n, inputs, outputs):
     """dx = delta W^T: dLoss/dx from dLoss/dz. W_transposed: (outputs, inputs)."""
     call_void(multiply, (delta, outputs, 1, W_transposed, inputs, dx, inputs, n, inputs, outputs, 0, pack))
+
+
+@helper
+def sum_of_rows(multiply, pack, one, block, columns, sums, n, count, adds):
+    """sums = the sum of a block's n rows, dLoss/db from dLoss/dz, or += where adds is 1; `count` columns of it.
+
+    A product as well, with ones. one: points to a 1.
+    """
+    call_void(multiply, (one, 0, 0, block, columns, sums, columns, 1, count, n, adds, pack))

@@ -8,22 +8,14 @@ matrices. Loops here are Python's: they unroll into the IR.
 
 from __future__ import annotations
 
-import llvmlite.binding
 from llvmlite import ir
 from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from .registers import VECTOR_BYTES
+
 INDEX = ir.IntType(64)
-
-
-def vector_bytes() -> int:
-    """The width of this processor's vector registers."""
-    features = llvmlite.binding.get_host_cpu_features()
-    return 64 if features.get("avx512f") else 32 if features.get("avx2") else 16
-
-
-VECTOR_BYTES = vector_bytes()
 
 
 def lanes_of(kind, share: int) -> int:
@@ -100,23 +92,24 @@ def _suffix(vector_type):
     return f"v{vector_type.count}{'f32' if vector_type.element == ir.FloatType() else 'f64'}"
 
 
-def make_product_tile(rows: int, vectors: int, share: int = 1, is_masked: bool = False):
+def make_product_tile(rows: int, vectors: int, share: int, is_masked: bool, is_whole: bool):
     """A few rows and columns of C = A B, or of C += A B, as a function to be called in kernels.
 
-    (A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth): pointers to one element type, each with the
-    offset of its first element and the strides between rows (and for A between steps along the depth), in elements.
-    Of the tile's columns, `width` exist; is_masked: where that can be fewer than all, the last vector is masked. adds:
-    1 to begin with what is in C, 0 with zeros. So every element's bits come from one chain of fused multiply-adds
-    along the depth, wherever the element lies in a tile and into however many pieces the depth is cut.
+    (A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth): pointers to one element type, each with the
+    strides between rows (and for A between steps along the depth), in elements. Of the tile's rows, `count` exist;
+    unless is_whole, that can be fewer than all, and the last of them is computed again for those that do not. Of its
+    columns, `width` exist; is_masked: where that can be fewer than all, the last vector is masked. adds: 1 to begin
+    with what is in C, 0 with zeros. So every element's bits come from one chain of fused multiply-adds along the depth,
+    wherever the element lies in a tile and into however many pieces the depth is cut.
     """
 
     @intrinsic
-    def tile(typing_context, A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth):
+    def tile(typing_context, A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth):
         n = types.intp
-        signature = types.void(A, n, n, n, B, n, n, C, n, n, n, n, n)
+        signature = types.void(A, n, n, B, n, C, n, n, n, n, n)
 
         def generate(context, builder, signature, arguments):
-            A, a, a_row, a_depth, B, b, b_row, C, c, c_row, width, adds, depth = arguments
+            A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth = arguments
             element = context.get_value_type(signature.args[0].dtype)
             align = 4 if element == ir.FloatType() else 8
             lanes = lanes_of(signature.args[0], share)
@@ -130,30 +123,36 @@ def make_product_tile(rows: int, vectors: int, share: int = 1, is_masked: bool =
                     return _load_masked(builder, pointer, kind, align, mask, zero)
                 return _load(builder, pointer, kind, align)
 
-            a_starts = [builder.add(a, builder.mul(a_row, INDEX(i))) for i in range(rows)]
-            c_starts = [builder.add(c, builder.mul(c_row, INDEX(i))) for i in range(rows)]
+            a_offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
+            c_offsets = [builder.mul(c_row, INDEX(i)) for i in range(rows)]
+            if not is_whole:
+                for i in range(1, rows):
+                    exists = builder.icmp_signed(">", count, INDEX(i))
+                    for offsets in (a_offsets, c_offsets):
+                        offsets[i] = builder.select(exists, offsets[i], offsets[i - 1])
+            c_starts = [builder.gep(C, [offset]) for offset in c_offsets]
             sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
             with builder.if_else(builder.icmp_signed("!=", adds, INDEX(0))) as (onto, afresh):
                 with onto:
                     for i in range(rows):
                         for j in range(vectors):
-                            builder.store(load(j, _at(builder, C, c_starts[i], INDEX(j * lanes))), sums[i][j])
+                            builder.store(load(j, builder.gep(c_starts[i], [INDEX(j * lanes)])), sums[i][j])
                 with afresh:
                     for i in range(rows):
                         for j in range(vectors):
                             builder.store(zero, sums[i][j])
             with cgutils.for_range(builder, depth) as loop:
-                b_start = builder.add(b, builder.mul(loop.index, b_row))
-                pieces = [load(j, _at(builder, B, b_start, INDEX(j * lanes))) for j in range(vectors)]
+                piece = builder.gep(B, [builder.mul(loop.index, b_row)])
+                pieces = [load(j, builder.gep(piece, [INDEX(j * lanes)])) for j in range(vectors)]
                 along = builder.mul(loop.index, a_depth)
                 for i in range(rows):
-                    factor = _splat(builder, builder.load(_at(builder, A, a_starts[i], along)), lanes)
+                    factor = _splat(builder, builder.load(builder.gep(A, [builder.add(a_offsets[i], along)])), lanes)
                     for j in range(vectors):
                         total = builder.call(fma, [factor, pieces[j], builder.load(sums[i][j])])
                         builder.store(total, sums[i][j])
             for i in range(rows):
                 for j in range(vectors):
-                    pointer = _at(builder, C, c_starts[i], INDEX(j * lanes))
+                    pointer = builder.gep(c_starts[i], [INDEX(j * lanes)])
                     if mask is not None and j == vectors - 1:
                         _store_masked(builder, builder.load(sums[i][j]), pointer, align, mask)
                     else:

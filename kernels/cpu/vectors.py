@@ -14,7 +14,8 @@ from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic, lower_builtin, models, register_model, type_callable
 
-from .tiles import VECTOR_BYTES, make_lane_count
+from .registers import VECTOR_BYTES
+from .tiles import make_lane_count
 
 lane_count = make_lane_count(1)  # lane_count(pointer): how many of its elements a register holds
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from nnfast.windows import Window
 
-from .images import group_size
+from .registers import group_size
 
 
 class Axis(NamedTuple):

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import ctypes
 import importlib.util
 import logging
 import math
 import sys
+from functools import cache
+from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..plan import Plan
-from ..threads import fair_share, run_in_threads, thread_count
+from ..threads import fair_share, give_way_address, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
 from .numba_table import Areas, Table
 
@@ -42,10 +45,10 @@ class NumbaBackend(Backend):
     @property
     def description(self) -> str:
         import llvmlite.binding
-        import numba
 
         threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        return f"Numba {numba.__version__} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
+        version = metadata.version("numba")
+        return f"Numba {version} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
 
     def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
         return Areas(plan, dtype).size
@@ -59,32 +62,32 @@ class NumbaProgram(HostProgram):
 
     def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
-        from ..kernels.cpu import barrier, epoch, formulas, gather, products
+        from ..kernels.cpu import formulas, gather, panels, tables
 
-        self._epoch = epoch
+        self._tables = tables
         self._gather_kernel = gather.gather_kernel
         self._sparse_kernel = gather.sparse_kernel
         self._formulas = formulas
         self._threads = threads
         dtype = recipe.dtype
+        announce(dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
         self._gradient = aligned_zeros(self._parameters.shape, dtype)
         self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
-        self._packs = aligned_zeros((threads, products.PACK_SIZE), dtype)
-        self._barrier_size, self._barrier_broken = barrier.SIZE, barrier.BROKEN
+        self._packs = aligned_zeros((threads, panels.PACK_SIZE), dtype)
+        self._settings = np.zeros(tables.SETTINGS_SIZE)
+        self._settings[tables.ALPHA] = recipe.alpha
+        self._settings[tables.L1] = recipe.l1
+        self._settings[tables.CLIP_NORM] = recipe.clip_norm or 0.0
         self._kept: list[Any] = []
-        with announced(dtype):
-            self._operations, self._constants, self._job = self._tables()
-        self._settings = np.zeros(epoch.SETTINGS_SIZE)
-        self._settings[epoch.ALPHA] = recipe.alpha
-        self._settings[epoch.L1] = recipe.l1
-        self._settings[epoch.CLIP_NORM] = recipe.clip_norm or 0.0
+        self._operations, self._constants, self._job = self._make_tables()
+        self._run_steps = entry_point("run_steps", dtype)
 
-    def _tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
+    def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
-        epoch, formulas, plan, recipe = self._epoch, self._formulas, self.plan, self.recipe
-        from ..kernels.cpu import barrier, products
+        tables, plan, recipe = self._tables, self.plan, self.recipe
+        from ..kernels.cpu.catalogue import kernel
 
         table = Table(plan, recipe.dtype)
         operations = table.rows()
@@ -92,30 +95,34 @@ class NumbaProgram(HostProgram):
         self._kept = table.kept
         self._workspace = aligned_zeros((table.workspace_size,), recipe.dtype)
         self._penalties = np.zeros(table.weight_rows)
-        job = np.zeros(epoch.JOB_SIZE, dtype=np.int64)
+        job = np.zeros(tables.JOB_SIZE, dtype=np.int64)
+        job[tables.OPERATIONS] = len(operations)
+        job[tables.PARAMETERS] = plan.parameter_count
+        job[tables.PENALTY_ROWS] = table.weight_rows
         output = plan.output.layer.function
-        job[epoch.LOSS_CONSTANTS] = len(constants)
+        job[tables.LOSS_CONSTANTS] = len(constants)
         constants.extend((*output.constant_values, *recipe.loss.constant_values))
-        job[epoch.LOSS] = self._address(formulas.loss_kernel(output, recipe.loss, recipe.dtype))
-        job[epoch.MULTIPLY] = products.multiply_kernel(recipe.dtype).address
-        job[epoch.TRANSPOSE] = products.transpose_kernel(recipe.dtype).address
-        job[epoch.GIVE_WAY] = barrier.give_way_address()
-        job[epoch.SUM_REDUCTION] = recipe.loss.reduction == "sum"
-        job[epoch.INPUT_SIZE_OF_BATCH] = plan.network.input_size
-        job[epoch.BATCH_INPUTS] = plan.inputs.offset
-        job[epoch.BATCH_TARGETS] = plan.targets.offset
-        job[epoch.BATCH_WEIGHTS] = plan.sample_weight.offset
-        job[epoch.BLOCK] = block_rows(plan, recipe.dtype, epoch.ROW_GROUP)
-        return operations, np.array([*constants, 0.0], recipe.dtype), job
-
-    def _address(self, compiled: Any) -> int:
-        self._kept.append(compiled)
-        address: int = compiled.address
-        return address
+        job[tables.ONE] = len(constants)
+        constants.append(1.0)
+        job[tables.LOSS] = self._formulas.loss_kernel(output, recipe.loss, recipe.dtype).address
+        job[tables.MULTIPLY] = kernel("multiply", recipe.dtype).address
+        job[tables.TRANSPOSE] = kernel("transpose", recipe.dtype).address
+        if recipe.alpha or recipe.l1:
+            job[tables.ADD_PENALTIES] = kernel("add_penalties", recipe.dtype).address
+        if recipe.clip_norm:
+            job[tables.CLIP] = kernel("clip", recipe.dtype).address
+        job[tables.GIVE_WAY] = give_way_address()
+        job[tables.SUM_REDUCTION] = recipe.loss.reduction == "sum"
+        job[tables.INPUT_SIZE_OF_BATCH] = plan.network.input_size
+        job[tables.BATCH_INPUTS] = plan.inputs.offset
+        job[tables.BATCH_TARGETS] = plan.targets.offset
+        job[tables.BATCH_WEIGHTS] = plan.sample_weight.offset
+        job[tables.BLOCK] = block_rows(plan, recipe.dtype, tables.ROW_GROUP)
+        return operations, np.array(constants, recipe.dtype), job
 
     def bind(self, source: Source) -> None:
         self._source = source
-        # No steps: compiles or loads the kernels now, so that no epoch's seconds hold that
+        # No steps: compiles or loads all kernels now, so that no epoch's seconds hold that
         self.run(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0), 0)
 
     def _run(
@@ -129,7 +136,7 @@ class NumbaProgram(HostProgram):
         first_step: int = 0,
     ) -> tuple[NDArray[np.float64], Vector]:
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
-        epoch, dtype = self._epoch, self.recipe.dtype
+        tables, dtype = self._tables, self.recipe.dtype
         job = self._job.copy()
         output_size = self.plan.network.output_size
         targets = source.targets
@@ -137,40 +144,49 @@ class NumbaProgram(HostProgram):
             targets = np.zeros(source.n_rows, np.int64)
         if source.is_sparse:
             inputs = source.inputs
-            job[epoch.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
+            job[tables.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
             inputs = np.array([part.ctypes.data for part in (inputs.data, inputs.indices, inputs.indptr)])
         else:
             inputs = source.inputs
-            job[epoch.GATHER_INPUTS] = self._gatherer(inputs)
-        job[epoch.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
-        job[epoch.SOURCE_INPUTS] = inputs.ctypes.data
-        job[epoch.SOURCE_TARGETS] = targets.ctypes.data
+            job[tables.GATHER_INPUTS] = self._gatherer(inputs)
+        job[tables.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
+        job[tables.SOURCE_INPUTS] = inputs.ctypes.data
+        job[tables.SOURCE_TARGETS] = targets.ctypes.data
         if source.sample_weight is not None:
-            job[epoch.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
-            job[epoch.SOURCE_WEIGHTS] = source.sample_weight.ctypes.data
-        job[epoch.MODE] = mode
-        job[epoch.FIRST_STEP] = first_step
-        self._settings[epoch.SCALE] = source.scale
+            job[tables.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
+            job[tables.SOURCE_WEIGHTS] = source.sample_weight.ctypes.data
+        else:
+            weights = self.plan.sample_weight
+            self._workspace[weights.offset : weights.end] = 1
+        job[tables.MODE] = mode
+        job[tables.FIRST_STEP] = first_step
+        self._settings[tables.SCALE] = source.scale
         losses = np.zeros(len(bounds) - 1)
-        outputs = np.empty((source.n_rows if mode == epoch.EVALUATE else 0, output_size), dtype)
-        barrier = np.zeros(self._barrier_size, np.int64)
+        outputs = np.empty((source.n_rows if mode == tables.EVALUATE else 0, output_size), dtype)
+        barrier = np.zeros(tables.BARRIER_SIZE, np.int64)
+        # They are read by their addresses: whole, of these types, and held until all threads are done
+        order, bounds = (np.ascontiguousarray(array, np.int64) for array in (order, bounds))
+        values, totals = np.ascontiguousarray(values, dtype), np.ascontiguousarray(totals, np.float64)
 
         def run_steps(thread: int, threads: int) -> None:
-            epoch.run_steps(
-                self._operations, job, self._settings, np.uint64(self.recipe.seed), self._constants, self._zeros,
-                self._parameters, self._gradient, self._slots.reshape(-1), self._state, self._workspace,
-                self._row_losses, self._penalties, self._packs[thread], order, bounds, values, totals, losses,
-                outputs, barrier, thread, threads,
+            self._run_steps(
+                *addresses(self._operations, job, self._settings), self.recipe.seed,
+                *addresses(
+                    self._constants, self._zeros, self._parameters, self._gradient, self._slots, self._state,
+                    self._workspace, self._packs[thread], self._row_losses, self._penalties, order, bounds,
+                ),
+                len(losses), values.ctypes.data, values.shape[1],
+                *addresses(totals, losses, outputs, barrier), thread, threads,
             )  # fmt: skip
 
         def run_or_break(thread: int, threads: int) -> None:
             try:
                 run_steps(thread, threads)
             except BaseException:
-                barrier[self._barrier_broken] = 1  # the others would wait for this thread
+                barrier[tables.BROKEN] = 1  # the others would wait for this thread
                 raise
 
-        with announced(dtype), fair_share(self._threads) as threads:
+        with fair_share(self._threads) as threads:
             run_in_threads(run_or_break, min(threads, self._repaid_threads(bounds)))
         return losses, outputs
 
@@ -188,27 +204,26 @@ class NumbaProgram(HostProgram):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
-        if not self._job[self._epoch.UPDATE]:  # a program that only predicts needs none
-            with announced(self.recipe.dtype):
-                update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
-            self._job[self._epoch.UPDATE] = self._address(update)
+        if not self._job[self._tables.UPDATE]:  # a program that only predicts needs none
+            update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
+            self._job[self._tables.UPDATE] = update.address
         values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
-        return self._run(self._epoch.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
+        return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
         totals = batch_totals(source, order, bounds)
         if not totals[0]:
             return 0.0, np.zeros_like(self._gradient)
-        losses, _ = self._run(self._epoch.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
+        losses, _ = self._run(self._tables.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
         return float(losses[0]), self._gradient.copy()
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
         steps = len(bounds) - 1
         losses, outputs = self._run(
-            self._epoch.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(steps), np.zeros(steps)
+            self._tables.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(steps), np.zeros(steps)
         )
         weight = source.n_rows if source.sample_weight is None else float(source.sample_weight.sum(dtype=np.float64))
         return float(losses.sum()) / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), outputs
@@ -236,42 +251,39 @@ def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
 
-class announced:  # noqa: N801 - reads as the statement it is
-    """Says once that kernels are being compiled, and marks them so that it is not said again.
+def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
+    """Where the arrays begin in memory."""
+    return tuple(array.ctypes.data for array in arrays)
+
+
+@cache
+def entry_point(name: str, dtype: np.dtype[Any]) -> Any:
+    """A kernel as a Python callable, which takes integers and floats, and addresses for pointers."""
+    from ..kernels.cpu.catalogue import KERNELS, kernel
+
+    kinds = {"n": ctypes.c_int64, "u": ctypes.c_uint64, "d": ctypes.c_double}
+    arguments: list[Any] = [kinds.get(letter, ctypes.c_void_p) for letter in KERNELS[name][1]]
+    return ctypes.CFUNCTYPE(None, *arguments)(kernel(name, dtype).address)
+
+
+_announced: set[np.dtype[Any]] = set()
+
+
+def announce(dtype: np.dtype[Any]) -> None:
+    """Say once that the kernels of a dtype will be compiled, if they have to be.
 
     In the log, which the command line shows; on a terminal also where nobody listens to the log.
     """
+    from ..kernels.cpu import compilation
 
-    def __init__(self, dtype: np.dtype[Any]) -> None:
-        self._dtype = dtype
-
-    def __enter__(self) -> None:
-        if self._dtype in _compiled:  # nearly always, so this is all it costs then
-            return
-        from ..kernels.cpu import compilation
-
-        self._what = self._dtype.name
-        self._cold = not compilation.is_compiled(self._what)
-        if self._cold and self._what not in _announced:
-            _announced.add(self._what)
-            message = f"nnfast: compiling the CPU kernels for {self._what} (once; 10 to 20 seconds)"
-            logger.info(message)
-            if sys.stderr.isatty() and not logger.hasHandlers():
-                print(message, file=sys.stderr, flush=True)
-
-    def __exit__(self, *exception: object) -> None:
-        if self._dtype in _compiled:
-            return
-        from ..kernels.cpu import compilation, epoch
-
-        if epoch.run_steps.signatures and exception[0] is None:
-            _compiled.add(self._dtype)
-            if self._cold:
-                compilation.mark_compiled(self._what)
-
-
-_announced: set[str] = set()
-_compiled: set[np.dtype[Any]] = set()
+    if dtype in _announced:
+        return
+    _announced.add(dtype)
+    if not compilation.is_compiled("run_steps", dtype):
+        message = f"nnfast: compiling the CPU kernels for {dtype.name} (once; about 10 seconds)"
+        logger.info(message)
+        if sys.stderr.isatty() and not logger.hasHandlers():
+            print(message, file=sys.stderr, flush=True)
 
 
 def unavailable_reason() -> str | None:

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from nnfast import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, train
-from nnfast.kernels.cpu.products import DIRECT_BYTES
+from nnfast.kernels.cpu.panels import DIRECT_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
 COUNTS = (1, 2, 3, 5)

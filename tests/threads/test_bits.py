@@ -14,7 +14,7 @@ pytest.importorskip("numba")
 from nnfast import Dense, Dropout, Network, get_backend
 from nnfast.backends import Recipe, Source
 from nnfast.backends import numba as backend_module
-from nnfast.kernels.cpu.products import DIRECT_BYTES, REPAID
+from nnfast.kernels.cpu.panels import DIRECT_BYTES, REPAID
 from nnfast.losses import get_loss
 from nnfast.optimizers import adam
 from nnfast.plan import make_plan

@@ -9,7 +9,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from nnfast.kernels.cpu import epoch
+from nnfast.backends import numba as backend_module
 from nnfast.threads import run_in_threads
 from tests.threads.fits import NETWORKS, fit, guarded, run_script
 
@@ -58,16 +58,21 @@ def test_an_error_in_a_thread_is_raised() -> None:
 
 
 def test_threads_do_not_wait_for_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    run_steps = epoch.run_steps
+    entry_point = backend_module.entry_point
 
-    def failing(*arguments: Any) -> None:
-        thread, threads = arguments[-2:]
-        if threads == 3 and thread == 1:
-            raise MemoryError("no room")
-        run_steps(*arguments)
+    def failing_entry_point(*of_what: Any) -> Any:
+        run_steps = entry_point(*of_what)
+
+        def failing(*arguments: Any) -> None:
+            thread, threads = arguments[-2:]
+            if threads == 3 and thread == 1:
+                raise MemoryError("no room")
+            run_steps(*arguments)
+
+        return failing
 
     fit(NETWORKS["normalised"], 130, 1)  # compiles
-    monkeypatch.setattr(epoch, "run_steps", failing)
+    monkeypatch.setattr(backend_module, "entry_point", failing_entry_point)
     with pytest.raises(MemoryError, match="no room"):
         guarded(lambda: fit(NETWORKS["normalised"], 130, 3))
     monkeypatch.undo()

@@ -1,0 +1,40 @@
+"""The integers by which the epoch knows a network: columns of the operations table, and the job. Needs no Numba."""
+
+from __future__ import annotations
+
+# Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
+# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
+# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows
+# are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
+# images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
+# normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
+(
+    KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
+    INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
+    FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
+    STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
+) = range(35)  # fmt: skip
+# What an operation is. WINDOW: a convolution or pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back.
+DENSE, DROPOUT, WINDOW, BATCH_NORM, INTERLEAVE, DEINTERLEAVE = range(6)
+
+# The job vector (int64): counts; addresses of kernels, 0 where none is needed, and of the source's arrays; offsets of
+# the batch in the workspace; places of the loss's constants and of a 1 among all constants. BLOCK: rows that are taken
+# through the network at once.
+(
+    OPERATIONS, PARAMETERS, PENALTY_ROWS,
+    GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, ADD_PENALTIES, CLIP, GIVE_WAY,
+    SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
+    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, ONE, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
+) = range(27)  # fmt: skip
+TRAIN, GRADIENT_ONLY, EVALUATE = 0, 1, 2
+
+# Settings (float64).
+SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
+
+# Whose statistics a batch normalisation takes; TRAINING also moves the running ones towards the batch's.
+RUNNING, BATCH, TRAINING = range(3)
+
+ROW_GROUP = 16  # threads and blocks begin at multiples of so many rows: whole groups of images, whole Philox counters
+
+# The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
+ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24

@@ -1,0 +1,111 @@
+"""Where the CPU engine's machine code comes from and is kept."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("numba")
+
+from nnfast.kernels.cpu import compilation
+
+ROOT = Path(__file__).resolve().parents[1]
+
+# Compiles or loads a kernel that writes 42, calls it, and says whether Numba had to be imported for that.
+PROBE = """
+import ctypes, sys
+import numpy as np
+from nnfast.kernels.cpu.compilation import written_kernel
+
+kernel = written_kernel("probe", "def kernel(out):\\n    out[0] = 42\\n", "p", np.dtype(np.float64))
+out = np.zeros(1)
+ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)(out.ctypes.data)
+print(out[0], "compiled" if "numba" in sys.modules else "loaded")
+"""
+
+TRAINING = """
+import sys
+import numpy as np
+import nnfast
+
+X = np.random.default_rng(0).random((20, 3))
+network = nnfast.Network(3, [nnfast.Dense(4, "tanh"), nnfast.Dense(2, "softmax")])
+nnfast.train(network, X, np.arange(20) % 2, epochs=2, backend="numba")
+print("compiled" if "numba" in sys.modules else "loaded")
+"""
+
+
+def start(program: str, cache: Path | None = None) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    if cache:
+        environment["NNFAST_CACHE_DIR"] = str(cache)
+    return subprocess.Popen([sys.executable, "-c", program], env=environment, stdout=subprocess.PIPE, text=True)
+
+
+def output_of(process: subprocess.Popen[str]) -> str:
+    output, _ = process.communicate()
+    assert process.returncode == 0
+    return output.strip()
+
+
+def test_what_one_process_compiled_the_next_one_loads_without_numba(tmp_path: Path) -> None:
+    assert output_of(start(PROBE, tmp_path)) == "42.0 compiled"
+    assert output_of(start(PROBE, tmp_path)) == "42.0 loaded"
+
+
+def test_a_training_whose_kernels_are_compiled_does_without_numba() -> None:
+    output_of(start(TRAINING))
+    assert output_of(start(TRAINING)) == "loaded"
+
+
+def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path) -> None:
+    processes = [start(PROBE, tmp_path) for _ in range(3)]
+    for process in processes:
+        assert output_of(process).startswith("42.0")
+    assert [file.suffix for file in tmp_path.rglob("*") if file.is_file()] == [".o"]
+
+
+@pytest.mark.parametrize("damage", ["cut", "empty", "changed"])
+def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
+    output_of(start(PROBE, tmp_path))
+    (file,) = tmp_path.rglob("*.o")
+    content = file.read_bytes()
+    middle = len(content) // 2
+    changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]
+    file.write_bytes({"cut": content[:-1], "empty": b"", "changed": changed}[damage])
+    assert output_of(start(PROBE, tmp_path)) == "42.0 compiled"
+    assert output_of(start(PROBE, tmp_path)) == "42.0 loaded"
+
+
+def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    assert output_of(start(PROBE, tmp_path / "file" / "below")) == "42.0 compiled"
+
+
+def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = compilation.cache_directory.__wrapped__
+    monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path / "cache"))
+    kernels = tmp_path / "kernels"
+    shutil.copytree(compilation.KERNELS, kernels)
+    monkeypatch.setattr(compilation, "KERNELS", kernels)
+    before = directory()
+    assert directory() == before
+    with (kernels / "rows.py").open("a") as file:
+        file.write("# edited\n")
+    assert directory() != before
+
+
+def test_every_kernel_of_the_catalogue_is_where_it_says() -> None:
+    import importlib
+    import inspect
+
+    from nnfast.kernels.cpu.catalogue import KERNELS
+
+    for name, (module, arguments) in KERNELS.items():
+        function = getattr(importlib.import_module(f"nnfast.kernels.cpu.{module}"), name)
+        assert len(inspect.signature(function).parameters) == len(arguments), name
