@@ -22,18 +22,31 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         for (long long first = (long long)blockIdx.x * ROWS; first < count; first += (long long)gridDim.x * ROWS) {
             if (t < ROWS) pixels[t] = c.pixel(first, t, count);
             __syncthreads();
-            T sums[SIDE][SIDE] = {};
-            for (int first_term = 0; first_term < c.terms; first_term += DEPTH) {
-                const int own = first_term + t % DEPTH;
+            T sums[SIDE][SIDE] = {}, left_ahead[LEFT], right_ahead[RIGHT];
+            const auto fetch = [&](int first_term) {
+                const int own = first_term + t % DEPTH, column = first_column + t % COLUMNS;
                 const Term term = c.term(own);
-                for (int row = t / DEPTH; row < ROWS; row += THREADS / DEPTH)
-                    left[t % DEPTH][row] = own < c.terms ? c.read(source, pixels[row], term, group) : T(0.0);
-                for (int e = t; e < DEPTH * COLUMNS; e += THREADS) {
-                    const int index = first_term + e / COLUMNS, column = first_column + e % COLUMNS;
-                    right[e / COLUMNS][e % COLUMNS] =
-                        index < c.terms && column < c.columns ? W[c.weight(index, column, group)] : T(0.0);
+#pragma unroll
+                for (int n = 0; n < LEFT; ++n) {
+                    const Pixel pixel = pixels[t / DEPTH + n * (THREADS / DEPTH)];
+                    left_ahead[n] = own < c.terms ? c.read(source, pixel, term, group) : T(0.0);
                 }
+#pragma unroll
+                for (int n = 0; n < RIGHT; ++n) {
+                    const int index = first_term + t / COLUMNS + n * (THREADS / COLUMNS);
+                    const bool exists = index < c.terms && column < c.columns;
+                    right_ahead[n] = exists ? W[c.weight(index, column, group)] : T(0.0);
+                }
+            };
+            fetch(0);
+            for (int first_term = 0; first_term < c.terms; first_term += DEPTH) {
+#pragma unroll
+                for (int n = 0; n < LEFT; ++n) left[t % DEPTH][t / DEPTH + n * (THREADS / DEPTH)] = left_ahead[n];
+#pragma unroll
+                for (int n = 0; n < RIGHT; ++n)
+                    right[t / COLUMNS + n * (THREADS / COLUMNS)][t % COLUMNS] = right_ahead[n];
                 __syncthreads();
+                if (first_term + DEPTH < c.terms) fetch(first_term + DEPTH);
 #pragma unroll 4
                 for (int d = 0; d < DEPTH; ++d) add_products(sums, left[d], right[d]);
                 __syncthreads();

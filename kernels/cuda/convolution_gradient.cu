@@ -14,7 +14,7 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
     convolution_gradient(const T* __restrict__ inputs, const T* __restrict__ delta, T* __restrict__ parts,
                          const int* __restrict__ words, int rows, int has_bias, long long chunk)
 {
-    __shared__ Pixel pixels[ROWS];
+    __shared__ Pixel pixels[THREADS];
     __shared__ T left[DEPTH][ROWS], right[DEPTH][COLUMNS];
     const Correlation c(words);
     const int t = threadIdx.x, tiles = (c.columns + COLUMNS - 1) / COLUMNS;
@@ -26,24 +26,35 @@ extern "C" __global__ void __launch_bounds__(THREADS, BLOCKS)
         const int first_term = tile % term_tiles * ROWS, first_column = tile / term_tiles % tiles * COLUMNS;
         const int group = tile / term_tiles / tiles, own = first_term + t % ROWS;
         const Term term = c.term(own);
-        T sums[SIDE][SIDE] = {};
-        for (long long first = start; first < end; first += ROWS) {
-            if (t < ROWS) pixels[t] = c.pixel(first, t, end);
+        T sums[SIDE][SIDE] = {}, left_ahead[LEFT], right_ahead[RIGHT];
+        for (long long first = start; first < end; first += THREADS) {
+            pixels[t] = c.pixel(first, t, end);
             __syncthreads();
-            for (int skipped = 0; skipped < ROWS && first + skipped < end; skipped += DEPTH) {
-                for (int d = t / ROWS; d < DEPTH; d += THREADS / ROWS) {
-                    T x = own == c.terms ? T(1.0) : T(0.0);
-                    if (own < c.terms) x = c.read(inputs, pixels[skipped + d], term, group);
-                    left[d][t % ROWS] = x;
+            const auto fetch = [&](int skipped) {
+#pragma unroll
+                for (int n = 0; n < LEFT; ++n) {
+                    left_ahead[n] = own == c.terms ? T(1.0) : T(0.0);
+                    const Pixel pixel = pixels[skipped + t / ROWS + n * (THREADS / ROWS)];
+                    if (own < c.terms) left_ahead[n] = c.read(inputs, pixel, term, group);
                 }
-                for (int e = t; e < DEPTH * COLUMNS; e += THREADS) {
-                    const long long pixel = first + skipped + e / COLUMNS;
-                    const int column = first_column + e % COLUMNS;
+                const int column = first_column + t % COLUMNS;
+#pragma unroll
+                for (int n = 0; n < RIGHT; ++n) {
+                    const long long pixel = first + skipped + t / COLUMNS + n * (THREADS / COLUMNS);
                     const bool exists = pixel < end && column < c.columns;
-                    right[e / COLUMNS][e % COLUMNS] =
-                        exists ? delta[pixel * c.target_depth + group * c.columns + column] : T(0.0);
+                    right_ahead[n] = exists ? delta[pixel * c.target_depth + group * c.columns + column] : T(0.0);
                 }
+            };
+            fetch(0);
+            const int pixels_here = end - first < THREADS ? int(end - first) : THREADS;
+            for (int skipped = 0; skipped < pixels_here; skipped += DEPTH) {
+#pragma unroll
+                for (int n = 0; n < LEFT; ++n) left[t / ROWS + n * (THREADS / ROWS)][t % ROWS] = left_ahead[n];
+#pragma unroll
+                for (int n = 0; n < RIGHT; ++n)
+                    right[t / COLUMNS + n * (THREADS / COLUMNS)][t % COLUMNS] = right_ahead[n];
                 __syncthreads();
+                if (skipped + DEPTH < pixels_here) fetch(skipped + DEPTH);
 #pragma unroll 4
                 for (int d = 0; d < DEPTH; ++d) add_products(sums, left[d], right[d]);
                 __syncthreads();

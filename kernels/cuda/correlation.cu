@@ -90,11 +90,14 @@ struct Correlation {
 };
 
 // Matrix products by blocks of 256 threads: tiles of ROWS x COLUMNS, of which a thread sums SIDE x SIDE numbers, at
-// own_row(i) and own_column(j). DEPTH terms of every sum are in shared memory at a time.
+// own_row(i) and own_column(j). DEPTH terms of every sum are in shared memory at a time; each thread fetches LEFT and
+// RIGHT numbers of the next DEPTH while these are summed.
 #define ROWS 64
 #define DEPTH 16
 #define COLUMNS (4 * SIDE * SIDE)
 #define THREADS 256
+#define LEFT (ROWS * DEPTH / THREADS)
+#define RIGHT (COLUMNS * DEPTH / THREADS)
 // Blocks of a multiprocessor at least, which share its registers
 #define BLOCKS SIDE == 2 ? 3 : 2
 

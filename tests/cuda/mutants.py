@@ -200,10 +200,11 @@ MUTANTS = [
         {
             ("c.pixel(first, t, count);\n            __syncthreads();", "c.pixel(first, t, count);"): Level.RACE,
             (
-                ": T(0.0);\n                }\n                __syncthreads();",
-                ": T(0.0);\n                }",
+                "= right_ahead[n];\n                __syncthreads();",
+                "= right_ahead[n];",
             ): Level.RACE,
             ("right[d]);\n                __syncthreads();", "right[d]);"): Level.RACE,
+            ("fetch(first_term + DEPTH);", "fetch(first_term);"): Level.NUMBERS,
             (
                 "first_term < c.terms; first_term += DEPTH",
                 "first_term < c.terms - 1; first_term += DEPTH",
@@ -218,12 +219,12 @@ MUTANTS = [
     *_in_file(
         KERNELS + "convolution_gradient.cu",
         {
-            ("T x = own == c.terms ? T(1.0) : T(0.0);", "T x = T(0.0);"): Level.NUMBERS,
+            ("own == c.terms ? T(1.0) : T(0.0);", "T(0.0);"): Level.NUMBERS,
             ("start + chunk < all ? start + chunk : all", "start + chunk < all ? all : start + chunk"): Level.BOUNDS,
             ("c.pixel(first, t, end);\n            __syncthreads();", "c.pixel(first, t, end);"): Level.RACE,
             (
-                ": T(0.0);\n                }\n                __syncthreads();",
-                ": T(0.0);\n                }",
+                "= right_ahead[n];\n                __syncthreads();",
+                "= right_ahead[n];",
             ): Level.RACE,
             ("right[d]);\n                __syncthreads();", "right[d]);"): Level.RACE,
             ("pixel < end && column < c.columns;", "pixel < end;"): Level.BOUNDS,
