@@ -23,6 +23,9 @@ from tests.image_networks import IMAGE_NETWORKS
 from tests.programs import make_program, make_source, recipe
 from tests.tolerances import ONE_STEP, difference
 
+on_cuda = pytest.mark.parametrize(
+    "faster_image_backend", ["cuda-twin-wide", pytest.param("cuda:wide", marks=pytest.mark.cuda)], indirect=True
+)
 needs_compiler = pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))
 
 ROWS = 23
@@ -48,6 +51,7 @@ def run(program: Program, epochs: int, before: int = 0) -> np.ndarray:
     return program.run(np.arange(epochs * ROWS) % ROWS, bounds, np.full(2 * epochs, 0.01), first_step=2 * before)
 
 
+@on_cuda
 def test_runs_repeat_bit_for_bit_however_they_are_cut_into_stretches(faster_image_backend: Backend) -> None:
     results = []
     for stretches in ([3], [3], [1, 2], [1, 1, 1]):
@@ -59,6 +63,7 @@ def test_runs_repeat_bit_for_bit_however_they_are_cut_into_stretches(faster_imag
             np.testing.assert_array_equal(ours, first)
 
 
+@on_cuda
 def test_rows_far_from_zero_are_normalised_as_well(faster_image_backend: Backend) -> None:
     # The mean of the squares less the square of the mean would lose 8 of a variance's digits.
     network = Network((5, 4, 3), [BatchNorm(), Flatten(), Dense(2)])
