@@ -10,7 +10,10 @@ from pathlib import Path
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Replace or create `path` with `content`. Raises OSError where that cannot be done, leaving the old file."""
-    descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise _about(path, error) from None
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
@@ -20,10 +23,17 @@ def write_bytes(path: Path, content: bytes) -> None:
         os.umask(umask)
         os.chmod(temporary, 0o666 & ~umask)  # mkstemp's own mode would hide the file from the user's group
         os.replace(temporary, path)
-    except BaseException:
+    except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise _about(path, error) from None
         raise
+
+
+def _about(path: Path, error: OSError) -> OSError:
+    """The same error about the file that the user asked for."""
+    return OSError(error.errno, error.strerror or str(error), os.fspath(path))
 
 
 def write_text(path: Path, content: str) -> None:

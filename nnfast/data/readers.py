@@ -234,7 +234,8 @@ def _load_plain_arrays(path: PathLike) -> dict[str, NDArray[Any]]:
         except (
             ValueError, OSError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error,
         ) as error:  # fmt: skip
-            reason = str(error).partition("\n")[0] or type(error).__name__
+            # NumPy goes on to advise loading what is refused here
+            reason = str(error).partition("\n")[0].partition(". If you trust")[0] or type(error).__name__
             raise ValueError(
                 f"{path} is not an .npz file of plain arrays (pickled objects are never loaded): {reason}"
             ) from error

@@ -50,7 +50,8 @@ class ClassTargets:
             raise TypeError(f"classes must be str, int64, float64 or bool, got {classes.dtype}")
         check_finite(classes, "classes")
         if len(classes) < 2:
-            raise ValueError(f"a classifier needs at least two classes, got {listed(classes) or 'none'}")
+            held = f"only {listed(classes)}" if len(classes) else "none"
+            raise ValueError(f"a classifier needs at least two classes, but y holds {held}")
         if not (classes[:-1] < classes[1:]).all():
             raise ValueError("classes must be distinct and sorted")
 

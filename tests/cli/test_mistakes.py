@@ -54,6 +54,15 @@ def test_a_csv_without_target_is_refused_with_its_columns(nnfast, flowers):
     assert_refused(nnfast("train", flowers), "needs a target", "'length', 'colour', 'kind'")
 
 
+def test_data_that_teaches_nothing_or_is_no_data_is_refused(nnfast, tmp_path):
+    (tmp_path / "same.csv").write_text("a,b\n" + "1,x\n" * 9)
+    assert_refused(nnfast("train", "same.csv", "--target", "b"), "needs at least two classes, but y holds only 'x'")
+    (tmp_path / "text.npz").write_text("no arrays")
+    result = nnfast("train", "text.npz")
+    assert_refused(result, "text.npz is not an .npz file of plain arrays")
+    assert "trust" not in result[2], "NumPy's advice to load it all the same"
+
+
 def test_an_unknown_category_is_refused_at_prediction(nnfast, flowers, tmp_path):
     nnfast("train", flowers, "--target", "kind", *FAST, "--out", "a")
     (tmp_path / "new.csv").write_text("length,colour\n3,green\n")
@@ -79,8 +88,10 @@ def test_runs_and_data_that_do_not_fit_are_refused(nnfast, flowers, tmp_path):
         (("d", flowers), "give an .npz file with X of (n_rows, 8, 8)"),
         (("d", "fashion-mini"), "(n_rows, 8, 8)"),
         (("d", "digits", "--out", "no/such/file.csv"), "there is no directory 'no/such'"),
+        (("d", "digits", "--out", "empty"), "error: empty: Is a directory"),
     ):
         assert_refused(nnfast("predict", *arguments), phrase, command="predict")
+    assert not [*tmp_path.glob(".*")], "what was begun"
     nnfast("train", "xor", "--backend", "numpy", "--epochs", 1, "--out", "x")
     assert_refused(nnfast("predict", "x", "xor", "--proba"), "--proba is for classes", command="predict")
 
