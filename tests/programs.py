@@ -11,7 +11,7 @@ from nnfast.losses import LOSSES, Loss
 from nnfast.network import Network
 from nnfast.optimizers import Optimizer, sgd
 from nnfast.plan import make_plan
-from tests.tolerances import ONE_STEP, difference
+from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, difference
 
 
 def make_source(network: Network, loss: Loss, rows: int, dtype: str = "float64", seed: int = 0) -> Source:
@@ -52,6 +52,22 @@ def ten_steps(backend: Backend, network: Network, settings: Recipe) -> np.ndarra
     order = np.arange(50) * 7 % 13
     program.run(order, np.arange(0, 51, 5), np.full(10, 0.01), first_step=0)
     return program.parameters
+
+
+def assert_finite_differences_agree(program: Program, source: Source) -> None:
+    """The gradient of every parameter is the loss's slope there. Leaves the program with other parameters."""
+    _, gradient = program.loss_and_gradient(source)
+    start = program.parameters
+    slopes = np.empty_like(start)
+    for index in range(len(start)):
+        values = []
+        for step in (1e-6, -1e-6):
+            moved = start.copy()
+            moved[index] += step
+            program.parameters = moved
+            values.append(program.loss_and_gradient(source)[0])
+        slopes[index] = (values[0] - values[1]) / 2e-6
+    assert difference(gradient, slopes) < FINITE_DIFFERENCES
 
 
 def assert_one_step_agrees(

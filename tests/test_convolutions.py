@@ -23,7 +23,8 @@ from nnfast.plan import make_plan
 from nnfast.windows import Window
 from tests.geometries import convolutions, fits
 from tests.image_networks import IMAGE_NETWORKS
-from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, PEER, difference
+from tests.programs import assert_finite_differences_agree
+from tests.tolerances import ONE_STEP, PEER, difference
 
 
 def compiled(network: Network, rows: int, **options: Any) -> Program:
@@ -45,18 +46,7 @@ def test_the_gradient_is_that_of_finite_differences(name: str) -> None:
     network, rows = IMAGE_NETWORKS[name]
     program = compiled(network, rows, alpha=0.1)
     source = some_rows(network, rows)
-    _, gradient = program.loss_and_gradient(source)
-    start = program.parameters
-    slopes = np.empty_like(start)
-    for index in range(len(start)):
-        values = []
-        for step in (1e-6, -1e-6):
-            moved = start.copy()
-            moved[index] += step
-            program.parameters = moved
-            values.append(program.loss_and_gradient(source)[0])
-        slopes[index] = (values[0] - values[1]) / 2e-6
-    assert difference(gradient, slopes) < FINITE_DIFFERENCES
+    assert_finite_differences_agree(program, source)
 
 
 def meetings(w: Window) -> Any:

@@ -15,8 +15,16 @@ from nnfast.network import Network
 from nnfast.optimizers import OPTIMIZERS, Optimizer, adam, sgd
 from nnfast.plan import make_plan
 from tests.image_networks import IMAGE_NETWORKS, WITH_DROPOUT
-from tests.programs import assert_one_step_agrees, both, make_program, make_source, recipe, ten_steps
-from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, TEN_STEPS, difference
+from tests.programs import (
+    assert_finite_differences_agree,
+    assert_one_step_agrees,
+    both,
+    make_program,
+    make_source,
+    recipe,
+    ten_steps,
+)
+from tests.tolerances import ONE_STEP, TEN_STEPS, difference
 
 PAIRS = [
     (activation, loss)
@@ -32,18 +40,7 @@ def test_the_gradient_of_every_pair_is_that_of_finite_differences(activation: st
     network = Network(5, [Dense(4, "tanh"), Dense(3, activation)])
     program = make_program(get_backend("numpy"), network, recipe(loss, alpha=0.1, l1=0.05), rows=7)
     source = make_source(network, LOSSES[loss], 7)
-    _, gradient = program.loss_and_gradient(source)
-    start = program.parameters
-    slopes = np.empty_like(start)
-    for index in range(len(start)):
-        values = []
-        for step in (1e-6, -1e-6):
-            moved = start.copy()
-            moved[index] += step
-            program.parameters = moved
-            values.append(program.loss_and_gradient(source)[0])
-        slopes[index] = (values[0] - values[1]) / 2e-6
-    assert difference(gradient, slopes) < FINITE_DIFFERENCES
+    assert_finite_differences_agree(program, source)
 
 
 @pytest.mark.parametrize(("activation", "loss"), PAIRS)

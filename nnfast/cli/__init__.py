@@ -118,19 +118,13 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     add_train_arguments(train)
 
     predict = command("predict", "write a trained network's predictions as CSV")
-    predict.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
-    predict.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
+    _add_model_arguments(predict)
     predict.add_argument("--proba", action="store_true", help="a column of probabilities per class")
     predict.add_argument("--out", metavar="FILE", help="write to FILE instead of standard output")
-    predict.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
-    _add_threads(predict)
 
     evaluate = command("evaluate", "measure a trained network on a data set that holds the truth")
-    evaluate.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
-    evaluate.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
+    _add_model_arguments(evaluate)
     evaluate.add_argument("--target", metavar="COLUMN", help="the column of a CSV that holds the truth")
-    evaluate.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
-    _add_threads(evaluate)
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.more_help = lambda: (
         "The test part is measured where DATA brings one, or where RUN was trained on the same DATA and\n"
@@ -153,6 +147,14 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats; the median counts (3)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser, commands.choices
+
+
+def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """A trained network, the data it meets, and where it runs."""
+    parser.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
+    parser.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
+    parser.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
+    _add_threads(parser)
 
 
 def _add_threads(parser: argparse.ArgumentParser) -> None:
