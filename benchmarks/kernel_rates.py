@@ -81,24 +81,19 @@ def check(what: str, result: Any, expected: Any) -> None:
 def values(name: str, rows: int, columns: int) -> Case:
     activation = ACTIVATIONS[name]
     kernel = value_kernel(activation, T)
-    z, bias, k = normal(rows, columns), normal(columns), np.array([*activation.constant_values, 0], T)
-    expected = activation.function(z + bias)
+    z, k = normal(rows, columns), np.array([*activation.constant_values, 0], T)
+    expected = activation.function(z)
     a = np.empty_like(z) if activation.derivative_uses_z else z
-
-    def arguments(bias: Any) -> Any:
-        return z, bias, a, k, rows, columns
-
-    repeat_void(kernel.address, arguments(bias), 1)
-    check(f"value of {name}", a, expected)
-    again = arguments(np.zeros_like(bias))  # z stays near where it is
-    arrays = 3 if activation.derivative_uses_z else 2
     size = rows * columns
+    arguments = z, a, k, size
+    repeat_void(kernel.address, arguments, 1)
+    check(f"value of {name}", a, expected)
     return Case(
         f"value, {name}",
         f"{rows} x {columns}",
-        lambda n: repeat_void(kernel.address, again, n),
+        lambda n: repeat_void(kernel.address, arguments, n),
         size,
-        4 * arrays * size,
+        8 * size,
     )
 
 
@@ -108,12 +103,12 @@ def derivatives(name: str, rows: int, columns: int) -> Case:
     z, delta, k = normal(rows, columns), normal(rows, columns), np.array([*activation.constant_values, 0], T)
     a = activation.function(z)
     expected = activation.backward(z, a, delta)
-    repeat_void(kernel.address, (z, a, delta, k, rows, columns), 1)
+    size = rows * columns
+    repeat_void(kernel.address, (z, a, delta, k, size), 1)
     check(f"derivative of {name}", delta, expected)
     # Many times a slope below 1 would end in numbers too small for the processor's fast path
     z[...], a[...] = (30, 30) if name != "tanh" else (0, 0)
-    again = z, a, delta, k, rows, columns
-    size = rows * columns
+    again = z, a, delta, k, size
     return Case(
         f"derivative, {name}", f"{rows} x {columns}", lambda n: repeat_void(kernel.address, again, n), size, 12 * size
     )
@@ -122,13 +117,13 @@ def derivatives(name: str, rows: int, columns: int) -> Case:
 def losses(output: str, name: str, rows: int, columns: int) -> Case:
     activation, loss = ACTIVATIONS[output], LOSSES[name]
     kernel = loss_kernel(activation, loss, T)
-    z, bias, weights = normal(rows, columns), normal(columns), random.random(rows, dtype=T)
+    z, weights = normal(rows, columns), random.random(rows, dtype=T)
+    x = z.copy()  # the kernel uses z up
     y = np.eye(columns, dtype=T)[random.integers(0, columns, rows)]
     a, delta, k = np.empty_like(z), np.empty_like(z), np.array([*loss.constant_values, 0], T)
     row_losses = np.empty(rows)
-    arguments = (z, bias, a, y, weights, delta, row_losses, k, np.float32(1 / rows), rows, columns)
+    arguments = (z, a, y, weights, delta, row_losses, k, 1 / rows, rows, columns)
     repeat_void(kernel.address, arguments, 1)
-    x = z + bias
     check(f"losses of {name}", row_losses, weights * loss_of_outputs(activation, loss, x, activation.function(x), y))
     slope = delta_of_outputs(activation, loss, x, activation.function(x), y)
     check(f"delta of {name}", delta, slope * weights[:, np.newaxis] / rows)
@@ -192,7 +187,8 @@ def dropouts(rows: int, columns: int) -> Case:
 
 def row_sums(rows: int, columns: int) -> Case:
     block, sums, one = normal(rows, columns), np.empty(columns, T), np.ones(1, T)
-    arguments = (one, 0, 0, block.reshape(-1), columns, sums, columns, 1, columns, rows, 0, np.empty(PACK_SIZE, T))
+    zeros, pack = np.zeros(columns, T), np.empty(PACK_SIZE, T)
+    arguments = (one, 0, 0, block.reshape(-1), columns, sums, columns, 1, columns, rows, zeros, 0, pack)
     address = kernel_of("multiply", T).address
     repeat_void(address, arguments, 1)
     check("sum of rows", sums, block.sum(axis=0))
@@ -253,7 +249,8 @@ def product_arguments(a: Any, b: Any, out: Any, pack: Any) -> tuple[Any, ...]:
     steps = [step // a.itemsize for step in a.strides]
     flat = a.T.reshape(-1) if steps[0] == 1 and a.shape[1] > 1 else a.reshape(-1)
     return (
-        flat, *steps, b.reshape(-1), b.shape[1], out.reshape(-1), out.shape[1], *out.shape, len(b), 0, pack,
+        flat, *steps, b.reshape(-1), b.shape[1], out.reshape(-1), out.shape[1], *out.shape, len(b),
+        np.zeros(b.shape[1], T), 0, pack,
     )  # fmt: skip
 
 

@@ -46,10 +46,12 @@ def product(
     strides = (1, A.shape[1]) if is_transposed else (A.shape[1], 1)
     b_row, c_row = B.strides[0] // B.itemsize, C.strides[0] // C.itemsize
     pack = np.empty(PACK_SIZE, A.dtype)
+    zeros = np.zeros(max(1, columns), A.dtype)
     flat = [np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,)) for array in (A, B, C)]
+    start = (flat[2], c_row) if adds else (zeros, 0)
     run(
         kernel("multiply", A.dtype).address,
-        (flat[0], *strides, flat[1], b_row, flat[2], c_row, rows, columns, depth, int(adds), pack),
+        (flat[0], *strides, flat[1], b_row, flat[2], c_row, rows, columns, depth, *start, pack),
     )
 
 

@@ -18,7 +18,7 @@ KERNELS: dict[str, tuple[str, str]] = {
     "run_steps": ("epoch", "rrDuppppppppDDrrnpnDDprnn"),
     "add_penalties": ("penalties", "rnDppDdnn"),
     "clip": ("penalties", "rnpndrnnn"),
-    "multiply": ("products", "pnnpnpnnnnnp"),
+    "multiply": ("products", "pnnpnpnnnnpnp"),
     "transpose": ("products", "pnpnnn"),
     "dropout": ("philox", "pppnnunnup"),
     "dropout_in_groups": ("philox", "pppnnnnunnup"),

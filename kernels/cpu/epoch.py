@@ -124,7 +124,8 @@ def run_steps(
     """Run `steps` steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
 
     operations: (job[OPERATIONS], COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
-    seed: uint64, of the dropout masks. constants: of all formulas. zeros: stands for the bias of a layer without one.
+    seed: uint64, of the dropout masks. constants: of all formulas. zeros: as many as the largest layer has
+    inputs or outputs.
     parameters, gradient: (job[PARAMETERS],). slots: all optimizer slots, flat. state, workspace: see nnfast.plan.
     pack: (products.PACK_SIZE,), of this thread alone. row_losses: (n_rows,) float64; penalties: (job[PENALTY_ROWS],)
     float64. values: (steps, value_size) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
@@ -277,18 +278,17 @@ def normalisation_backward(m, op, n, first, last):
 
 @helper
 def forward(m, segment, segment_end, first, last, n, step):
-    """The outputs of a segment's layers; of the last only the product: its bias and activation are the loss's."""
+    """The outputs of a segment's layers; of the last only z: its activation is the loss's."""
     for index in range(segment, segment_end):
         op = at(m.operations, index * COLUMNS)
         kind, size = op[KIND], op[OUTPUT_SIZE]
-        bias, begin, rows = m.zeros, first, last - first
+        begin, rows = first, last - first
         if kind == DENSE:
             inputs = at(m.workspace, op[INPUTS] + first * op[INPUT_SIZE])
             z = at(m.workspace, op[Z] + first * size)
             W = at(m.parameters, op[WEIGHTS])
-            outputs_product(m.job[MULTIPLY], m.pack, inputs, W, z, rows, op[INPUT_SIZE], size)
-            if op[BIAS] >= 0:
-                bias = at(m.parameters, op[BIAS])
+            bias = m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS])
+            outputs_product(m.job[MULTIPLY], m.pack, inputs, W, bias, z, rows, op[INPUT_SIZE], size)
         else:
             begin, rows = in_groups(op, first, last)
             if kind == DROPOUT:
@@ -310,7 +310,7 @@ def forward(m, segment, segment_end, first, last, n, step):
                     )
         if op[VALUE] >= 0:
             z, outputs = at(m.workspace, op[Z] + begin * size), at(m.workspace, op[OUTPUTS] + begin * size)
-            call_void(op[VALUE], (z, bias, outputs, at(m.constants, op[CONSTANTS]), rows, size))
+            call_void(op[VALUE], (z, outputs, at(m.constants, op[CONSTANTS]), rows * size))
 
 
 @helper
@@ -348,7 +348,6 @@ def output_loss(m, op, first, last, divisor):
         job[LOSS],
         (
             at(workspace, op[Z] + first * size),
-            m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS]),
             at(workspace, op[OUTPUTS] + first * size),
             at(workspace, job[BATCH_TARGETS] + first * size),
             at(workspace, job[BATCH_WEIGHTS] + first),
@@ -377,7 +376,7 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
         delta = at(workspace, op[GRADIENT] + begin * size)
         if op[DERIVATIVE] >= 0:
             z, outputs = at(workspace, op[Z] + begin * size), at(workspace, op[OUTPUTS] + begin * size)
-            call_void(op[DERIVATIVE], (z, outputs, delta, at(m.constants, op[CONSTANTS]), rows, size))
+            call_void(op[DERIVATIVE], (z, outputs, delta, at(m.constants, op[CONSTANTS]), rows * size))
         if kind == BATCH_NORM:
             return
         if threads == 1:
@@ -390,7 +389,7 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
             W_transposed = at(workspace, op[WEIGHTS_TRANSPOSED])
             if op[WEIGHTS_TRANSPOSED] < 0:
                 W_transposed = at(m.parameters, op[WEIGHTS])
-            inputs_product(m.job[MULTIPLY], m.pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size)
+            inputs_product(m.job[MULTIPLY], m.pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size, m.zeros)
         elif kind == DROPOUT:
             if m.job[MODE] == TRAIN:
                 call_void(op[BACKWARD], (delta, at(workspace, op[MASK] + begin * size), dx, rows * size))
@@ -425,10 +424,10 @@ def add_gradients(m, op, first, last, thread, threads):
     x = at(m.workspace, op[INPUTS] + first * rows)
     delta = at(m.workspace, op[GRADIENT] + first * columns)
     if op[NARROW] < 0:
-        weights_product(multiply, m.pack, x, delta, W_gradient, n, rows, columns, start, stop, adds)
+        weights_product(multiply, m.pack, x, delta, W_gradient, n, rows, columns, start, stop, m.zeros, adds)
     else:
         transposed = at(m.workspace, op[NARROW])
-        narrow_weights_product(multiply, m.pack, x, delta, transposed, n, rows, columns, start, stop, adds)
+        narrow_weights_product(multiply, m.pack, x, delta, transposed, n, rows, columns, start, stop, m.zeros, adds)
         call_void(
             m.job[TRANSPOSE],
             (at(transposed, start), rows, at(W_gradient, start * columns), columns, columns, stop - start),
@@ -437,7 +436,7 @@ def add_gradients(m, op, first, last, thread, threads):
         start, stop = bias_share(op, thread, threads)
         sums = at(m.gradient, op[BIAS] + start)
         one = at(m.constants, m.job[ONE])
-        sum_of_rows(multiply, m.pack, one, at(delta, start), columns, sums, n, stop - start, adds)
+        sum_of_rows(multiply, m.pack, one, at(delta, start), columns, sums, n, stop - start, m.zeros, adds)
 
 
 @helper

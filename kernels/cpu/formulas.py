@@ -3,17 +3,22 @@
 Every function here returns a compiled kernel; its `address` goes into the tables that the epoch reads. All take
 pointers to dtype T and int64 sizes; `k` points to the formula's constants. `scale` is a float64.
 
-    value(z, bias, a, k, rows, columns)              z += bias; a = f(z)
-    derivative(z, a, delta, k, rows, columns)        delta *= f'(z)
-    loss(z, bias, a, y, weights, delta, losses, k, scale, rows, columns)
-                                                     a = f(z + bias); delta = dLoss/dz * weight * scale;
+    value(z, a, k, size)                             a = f(z)
+    derivative(z, a, delta, k, size)                 delta *= f'(z)
+    loss(z, a, y, weights, delta, losses, k, scale, rows, columns)
+                                                     a = f(z); delta = dLoss/dz * weight * scale; z is used up;
                                                      losses (rows,) float64 = the rows' weighted losses
     update(p, g, slots, values, n, start, stop)      one optimizer step for the parameters start..stop-1 of n;
                                                      values: a row of Optimizer.step_values
+
+An element's formula is computed for whole registers at a time. What is left of an array, less than a register, is
+copied into one, goes through the same loop and is copied back: else it would be computed number by number, which for a
+small network is all of it.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from textwrap import indent
 from typing import Any
 
@@ -28,111 +33,130 @@ from .compilation import Kernel, written_kernel
 
 _HEADER = """from math import sqrt
 import numpy as np
+from nnfast.kernels.cpu.calls import at
 from nnfast.kernels.cpu.elementary import exp, expm1, log, log1p, tanh
 from nnfast.kernels.cpu.rows import cross_entropy, softmax, softmax_backward
+from nnfast.kernels.cpu.vectors import lane_count, load, load_some, rest_of, store, store_some
 
 T = np.{dtype}
 
 """
 
-_VALUE = """def kernel(z, bias, a, k, rows, columns):
-{constants}
-    for row in range(rows):
-        for j in range(columns):
-            i = row * columns + j
-            x = z[i] + bias[j]
-{statements}
+# A loop over `size` elements of some arrays, whose body sees x_<name>, at [i]: reads and writes say what of them is
+# copied for the rest.
+_ELEMENTS = """
+    lanes, size, done = lane_count({first}), {size}, 0
+{rooms}
+    while done < size:
+        count = size - done
+        n = count // lanes * lanes
+{parts}
+        if count < lanes:
+            n = lanes
+{rests}
+{loads}
+        for i in range(n):
+{body}
+        if count < lanes:
+            n = count
 {stores}
+        done += n
 """
 
-_DERIVATIVE = """def kernel(z, a, delta, k, rows, columns):
-{constants}
-    for i in range(rows * columns):
-        x, out = {reads}
-{statements}
-        delta[i] *= {result}
-"""
+_VALUE = """def kernel(z, a, k, size):
+{constants}{elements}"""
 
-_LOSS = """def kernel(z, bias, a, y, weights, delta, losses, k, scale, rows, columns):
+_DERIVATIVE = """def kernel(z, a, delta, k, size):
+{constants}{elements}"""
+
+_LOSS = """def kernel(z, a, y, weights, delta, losses, k, scale, rows, columns):
     scale = T(scale)
 {constants}
     {before}
-    for row in range(rows):
-        start = row * columns
-        factor = weights[row] * scale
-        row_loss = T(0.0)
-        for j in range(columns):
-            i = start + j
-            {element}
-            target = y[i]
-{statements}
-            a[i] = {output}
-            row_loss += {loss}
-            delta[i] = factor * {delta}
-        losses[row] = np.float64(weights[row]) * np.float64(row_loss)
+{elements}
+    # Now delta holds dLoss/d{of} of each element alone, and z its loss
+    if columns == 1:
+        for row in range(rows):
+            delta[row] *= weights[row] * scale
+            losses[row] = np.float64(weights[row]) * np.float64(z[row])
+    else:
+        for row in range(rows):
+            start = row * columns
+            factor = weights[row] * scale
+            row_loss = z[start]
+            for j in range(1, columns):
+                row_loss += z[start + j]
+            for j in range(columns):
+                delta[start + j] *= factor
+            losses[row] = np.float64(weights[row]) * np.float64(row_loss)
     {after}
 """
 
-_CROSS_ENTROPY = """def kernel(z, bias, a, y, weights, delta, losses, k, scale, rows, columns):
-    cross_entropy(z, bias, a, y, weights, delta, losses, T(scale), rows, columns)
+_CROSS_ENTROPY = """def kernel(z, a, y, weights, delta, losses, k, scale, rows, columns):
+    cross_entropy(z, a, y, weights, delta, losses, T(scale), rows, columns)
 """
 
 _UPDATE = """def kernel(p, g, slots, values, n, start, stop):
 {constants}
-    for i in range(start, stop):
-{reads}
-{statements}
-{stores}
-"""
+{places}{elements}"""
 
-_ARGUMENTS = {"value": "ppppnn", "derivative": "ppppnn", "loss": "ppppppDpdnn", "update": "ppppnnn"}
+_ARGUMENTS = {"value": "pppn", "derivative": "ppppn", "loss": "pppppDpdnn", "update": "ppppnnn"}
 
 
 def value_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
     """The hidden layers' activation. Where its derivative does not name z, a is z itself and z is overwritten."""
     code, variables, constants = _begin(activation.constant_names)
-    result = code.add(activation.value, variables | {"z": "x"})
+    result = code.add(activation.value, variables | {"z": "x_z"})
     # Two pointers to one array would look like an overlap to the vectoriser, so a is not touched where it is z.
-    stores = f"z[i] = x\na[i] = {result}" if activation.derivative_uses_z else f"z[i] = {result}"
-    return _compile("value", dtype, _VALUE, constants, code, 12, stores=indent(stores, " " * 12))
+    target = "a" if activation.derivative_uses_z else "z"
+    elements = _elements("size", code, reads="z", writes=target, results={target: result})
+    return _compile("value", dtype, _VALUE, constants, elements=elements)
 
 
 def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
     """The hidden layers' derivative, applied to dLoss/da."""
     code, variables, constants = _begin(activation.constant_names)
-    result = code.add(activation.derivative, variables | {"z": "x", "a": "out"})
-    reads = "z[i], a[i]" if activation.derivative_uses_z else "a[i], a[i]"
-    return _compile("derivative", dtype, _DERIVATIVE, constants, code, 8, result=result, reads=reads)
+    inputs = {"z": "x_z", "a": "x_a"} if activation.derivative_uses_z else {"z": "x_a", "a": "x_a"}
+    result = code.add(activation.derivative, variables | inputs)
+    elements = _elements(
+        "size", code, reads=["z", "a", "delta"] if activation.derivative_uses_z else ["a", "delta"], writes=["delta"],
+        results={"delta": f"x_delta * {result}"},
+    )  # fmt: skip
+    return _compile("derivative", dtype, _DERIVATIVE, constants, elements=elements)
 
 
 def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Kernel:
     """Output activation, loss and dLoss/dz in one pass. k: the activation's constants, then the loss's."""
     if is_softmax_cross_entropy(activation, loss):
-        return _compile("loss", dtype, _CROSS_ENTROPY, "", Code("numba"), 0)
+        return _compile("loss", dtype, _CROSS_ENTROPY, "")
     code = Code("numba")
     constants = [f"k{index} = k[{index}]" for index in range(len(activation.constants) + len(loss.constants))]
     own = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
     other = {name: f"k{index + len(own)}" for index, name in enumerate(loss.constant_names)}
-    fields = {"before": "", "after": "", "element": "x = z[i] + bias[j]"}
+    fields = {"before": "", "after": "", "of": "z"}
+    reads, writes = ["z", "y"], ["a", "delta", "z"]
     if activation.is_row_operation:
-        fields["before"] = "softmax(z, bias, a, delta, rows, columns)"
-        fields["element"] = "out = a[i]"
-        fields["after"] = "softmax_backward(a, delta, rows, columns)"
-        output, slope = "out", "T(1.0)"
+        fields = {
+            "before": "softmax(z, a, delta, rows, columns)",
+            "after": "softmax_backward(a, delta, rows, columns)",
+            "of": "a",
+        }
+        reads, writes = ["a", "y"], ["delta", "z"]
+        output, slope = "x_a", "T(1.0)"
     else:
-        output = code.add(activation.value, own | {"z": "x"})
+        output = code.add(activation.value, own | {"z": "x_z"})
         slope = ""
-    variables = {"a": output, "y": "target"}
+    variables = {"a": output, "y": "x_y"}
     if pair := canonical_pair(activation, loss):
-        result = code.add(pair.value, variables | {"z": "x"})
-        delta = code.add(pair.delta, variables | {"z": "x"})
+        result = code.add(pair.value, variables | {"z": "x_z"})
+        delta = code.add(pair.delta, variables | {"z": "x_z"})
     else:
         result = code.add(loss.value, variables | other)
-        slope = slope or code.add(activation.derivative, own | {"z": "x", "a": output})
+        slope = slope or code.add(activation.derivative, own | {"z": "x_z", "a": output})
         delta = f"{code.add(loss.derivative, variables | other)} * {slope}"
-    return _compile(
-        "loss", dtype, _LOSS, "\n".join(constants), code, 12, output=output, loss=result, delta=f"({delta})", **fields
-    )
+    results = {"a": output, "delta": delta, "z": result}
+    elements = _elements("rows * columns", code, reads, writes, {name: results[name] for name in writes})
+    return _compile("loss", dtype, _LOSS, "\n".join(constants), elements=elements, **fields)
 
 
 def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
@@ -140,15 +164,16 @@ def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
     code = Code("numba")
     scalars = {name: f"s{index}" for index, name in enumerate(optimizer.step_names)}
     constants = "\n".join(f"s{index} = values[{index}]" for index in range(len(scalars)))
-    places = {"p": "p[i]"} | {name: f"slots[{index} * n + i]" for index, name in enumerate(optimizer.slots)}
-    state = {name: f"x_{name}" for name in places}
-    reads = "\n".join(["x_g = g[i]", *(f"x_{name} = {place}" for name, place in places.items())])
+    slots = {name: f"slot{index}" for index, name in enumerate(optimizer.slots)}
+    places = ["p, g = at(p, start), at(g, start)"]
+    places += [f"{place} = at(slots, {index} * n + start)" for index, place in enumerate(slots.values())]
+    arrays = {"p": "p", **slots}
+    state = {name: f"x_{array}" for name, array in arrays.items()}
     for target, text in dict(optimizer.updates).items():
         state[target] = code.add(text, {**state, "g": "x_g", **scalars})
-    stores = "\n".join(f"{place} = {state[name]}" for name, place in places.items())
-    return _compile(
-        "update", dtype, _UPDATE, constants, code, 8, reads=indent(reads, " " * 8), stores=indent(stores, " " * 8)
-    )
+    results = {array: state[name] for name, array in arrays.items()}
+    elements = _elements("stop - start", code, ["g", *results], [*results], results)
+    return _compile("update", dtype, _UPDATE, constants, places=indent("\n".join(places), "    "), elements=elements)
 
 
 def _begin(names: tuple[str, ...]) -> tuple[Code, dict[str, str], str]:
@@ -157,11 +182,29 @@ def _begin(names: tuple[str, ...]) -> tuple[Code, dict[str, str], str]:
     return Code("numba"), variables, constants
 
 
-def _compile(
-    kind: str, dtype: np.dtype[Any], template: str, constants: str, code: Code, depth: int, **fields: str
-) -> Kernel:
-    """Fill in the template and compile it."""
-    body = template.format(
-        constants=indent(constants, "    "), statements=indent("\n".join(code.statements), " " * depth), **fields
+def _elements(size: str, code: Code, reads: Iterable[str], writes: Iterable[str], results: Mapping[str, str]) -> str:
+    """The loop over the elements of some arrays. code: computes the results from x_<array> for each array it reads."""
+    reads, writes = list(reads), list(writes)
+    arrays = list(dict.fromkeys([*reads, *writes]))
+    body = [*(f"x_{name} = {name}_part[i]" for name in reads), *code.statements]
+    body += [f"{name}_part[i] = {results[name]}" for name in writes]
+    return _ELEMENTS.format(
+        first=arrays[0],
+        size=size,
+        rooms=_lines(4, (f"{name}_rest = rest_of({name})" for name in arrays)),
+        parts=_lines(8, (f"{name}_part = at({name}, done)" for name in arrays)),
+        rests=_lines(12, (f"{name}_part = {name}_rest" for name in arrays)),
+        loads=_lines(12, (f"store(load_some({name}, done, count), {name}_rest, 0)" for name in reads)),
+        body=_lines(12, body),
+        stores=_lines(12, (f"store_some(load({name}_rest, 0), {name}, done, count)" for name in writes)),
     )
+
+
+def _lines(depth: int, lines: Iterable[str]) -> str:
+    return indent("\n".join(lines), " " * depth)
+
+
+def _compile(kind: str, dtype: np.dtype[Any], template: str, constants: str, **fields: str) -> Kernel:
+    """Fill in the template and compile it."""
+    body = template.format(constants=indent(constants, "    "), **fields)
     return written_kernel(kind, _HEADER.format(dtype=dtype.name) + body, _ARGUMENTS[kind], dtype)

@@ -14,27 +14,31 @@ from .panels import DEPTH, DIRECT_BYTES, REPAID
 from .registers import VECTOR_BYTES
 from .tiles import make_lane_count, make_product_tile, make_transpose_tile
 
-FEW_ROWS = 3  # a tile for so few rows, or for what is left of more
+FEW_ROWS = 4  # a tile for so few rows, or for what is left of more
 TRANSPOSED = 8  # rows and columns of a transposed tile
 
 
 def _make_stripe(vectors: int, share: int, is_masked: bool):
-    """C[:, columns of one tile] = A B or += A B for any number of rows."""
+    """C[:, columns of one tile] = S + A B for any number of rows."""
     # Twelve accumulators are enough to hide the latency of FMA, and 16 registers hold them beside the operands.
     tile_rows = 12 // vectors
     many = make_product_tile(tile_rows, vectors, share, is_masked, is_whole=True)
     few = make_product_tile(FEW_ROWS, vectors, share, is_masked, is_whole=False)
 
     @helper
-    def stripe(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth):
+    def stripe(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth):
         row = 0
         while rows - row >= tile_rows:
             many(
-                at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, tile_rows, width, adds, depth
+                at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, at(S, row * s_row), s_row,
+                tile_rows, width, depth,
             )  # fmt: skip
             row += tile_rows
         while row < rows:
-            few(at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, rows - row, width, adds, depth)
+            few(
+                at(A, row * a_row), a_row, a_depth, B, b_row, at(C, row * c_row), c_row, at(S, row * s_row), s_row,
+                rows - row, width, depth,
+            )  # fmt: skip
             row += FEW_ROWS
 
     return stripe
@@ -52,25 +56,26 @@ _quarter_lanes = make_lane_count(4)
 
 
 @helper
-def _stripe(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth):
+def _stripe(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth):
     """`width` columns of a product, at most two registers'."""
     if width == 2 * _lanes(A):
-        _whole(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
+        _whole(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth)
     elif width > _lanes(A):
-        _pair(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
+        _pair(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth)
     elif width > _half_lanes(A):
-        _halves(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
+        _halves(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth)
     elif width > _quarter_lanes(A):
-        _quarters(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
+        _quarters(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth)
     else:
-        _quarter(A, a_row, a_depth, B, b_row, C, c_row, rows, width, adds, depth)
+        _quarter(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth)
 
 
-def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, adds, pack):
-    """C = A B, or C += A B where adds is 1.
+def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, S, s_row, pack):
+    """C = S + A B.
 
-    A: element (i, k) at i * a_row + k * a_depth. B (depth, columns), C (rows, columns): rows b_row and c_row elements
-    apart. pack: room for PACK_SIZE elements.
+    A: element (i, k) at i * a_row + k * a_depth. B (depth, columns), C and S (rows, columns): rows b_row, c_row and
+    s_row elements apart. S is C itself to add to it, or a single row, s_row 0, for all. pack: room for PACK_SIZE
+    elements.
     """
     tile = 2 * _lanes(A)
     is_direct = depth * columns * VECTOR_BYTES <= DIRECT_BYTES * _lanes(A) or rows < REPAID
@@ -90,9 +95,10 @@ def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, adds, 
                         copy(source, at(pack, k * tile), width)
             # Goes on from what the piece before left in C
             _stripe(
-                at(A, first * a_depth), a_row, a_depth, piece, piece_row, at(C, column), c_row, rows, width,
-                1 if first > 0 else adds, length,
+                at(A, first * a_depth), a_row, a_depth, piece, piece_row, at(C, column), c_row, at(S, column), s_row,
+                rows, width, length,
             )  # fmt: skip
+        S, s_row = C, c_row
         first += length
         if first >= depth:
             return
@@ -120,45 +126,49 @@ def transpose(A, a_row, out, out_row, rows, columns):
 
 
 @helper
-def outputs_product(multiply, pack, x, W, z, n, inputs, outputs):
-    """z = x W. x: n rows of `inputs`; W (inputs, outputs); z: n rows of `outputs`. All flat, in C order.
+def outputs_product(multiply, pack, x, W, bias, z, n, inputs, outputs):
+    """z = x W + bias. x: n rows of `inputs`; W (inputs, outputs); z: n rows of `outputs`. All flat, in C order.
 
     multiply: the address of `multiply`.
     """
-    call_void(multiply, (x, inputs, 1, W, outputs, z, outputs, n, outputs, inputs, 0, pack))
+    call_void(multiply, (x, inputs, 1, W, outputs, z, outputs, n, outputs, inputs, bias, 0, pack))
 
 
 @helper
-def weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, start, stop, adds):
+def weights_product(multiply, pack, x, delta, gradient, n, inputs, outputs, start, stop, zeros, adds):
     """gradient = x^T delta, dLoss/dW from dLoss/dz, or += where adds is 1; rows start..stop-1 of it."""
+    target = at(gradient, start * outputs)
+    begin, step = (target, outputs) if adds == 1 else (zeros, 0)
     call_void(
         multiply,
-        (
-            at(x, start), 1, inputs, delta, outputs, at(gradient, start * outputs), outputs, stop - start, outputs, n,
-            adds, pack,
-        ),
-    )  # fmt: skip
-
-
-@helper
-def narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outputs, start, stop, adds):
-    """transposed = delta^T x, the transpose of dLoss/dW, or += where adds is 1; columns start..stop-1 of it."""
-    call_void(
-        multiply,
-        (delta, 1, outputs, at(x, start), inputs, at(transposed, start), inputs, outputs, stop - start, n, adds, pack),
+        (at(x, start), 1, inputs, delta, outputs, target, outputs, stop - start, outputs, n, begin, step, pack),
     )
 
 
 @helper
-def inputs_product(multiply, pack, delta, W_transposed, dx, n, inputs, outputs):
-    """dx = delta W^T: dLoss/dx from dLoss/dz. W_transposed: (outputs, inputs)."""
-    call_void(multiply, (delta, outputs, 1, W_transposed, inputs, dx, inputs, n, inputs, outputs, 0, pack))
+def narrow_weights_product(multiply, pack, x, delta, transposed, n, inputs, outputs, start, stop, zeros, adds):
+    """transposed = delta^T x, the transpose of dLoss/dW, or += where adds is 1; columns start..stop-1 of it."""
+    target = at(transposed, start)
+    begin, step = (target, inputs) if adds == 1 else (zeros, 0)
+    call_void(
+        multiply,
+        (delta, 1, outputs, at(x, start), inputs, target, inputs, outputs, stop - start, n, begin, step, pack),
+    )
 
 
 @helper
-def sum_of_rows(multiply, pack, one, block, columns, sums, n, count, adds):
+def inputs_product(multiply, pack, delta, W_transposed, dx, n, inputs, outputs, zeros):
+    """dx = delta W^T: dLoss/dx from dLoss/dz. W_transposed: (outputs, inputs)."""
+    call_void(
+        multiply, (delta, outputs, 1, W_transposed, inputs, dx, inputs, n, inputs, outputs, zeros, 0, pack)
+    )  # fmt: skip
+
+
+@helper
+def sum_of_rows(multiply, pack, one, block, columns, sums, n, count, zeros, adds):
     """sums = the sum of a block's n rows, dLoss/db from dLoss/dz, or += where adds is 1; `count` columns of it.
 
     A product as well, with ones. one: points to a 1.
     """
-    call_void(multiply, (one, 0, 0, block, columns, sums, columns, 1, count, n, adds, pack))
+    begin = sums if adds == 1 else zeros
+    call_void(multiply, (one, 0, 0, block, columns, sums, columns, 1, count, n, begin, 0, pack))

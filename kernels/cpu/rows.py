@@ -6,32 +6,60 @@ done in one loop over the whole block, which vectorises whatever the rows' lengt
 
 from __future__ import annotations
 
+from .calls import as_element, at
 from .compilation import helper
 from .elementary import exp, log
+from .vectors import lane_count, load, load_some, rest_of, store, store_some
+
+
+def _make_elementwise(function):
+    """target = function(source), for `size` elements; the two may be one array. As the loops of formulas.py."""
+
+    @helper
+    def elementwise(source, target, size):
+        lanes, room = lane_count(source), rest_of(source)
+        done = 0
+        while done < size:
+            count = size - done
+            n, x, out = count // lanes * lanes, at(source, done), at(target, done)
+            if count < lanes:
+                n, x, out = lanes, room, room
+                store(load_some(source, done, count), room, 0)
+            for i in range(n):
+                out[i] = function(x[i])
+            if count < lanes:
+                store_some(load(room, 0), target, done, count)
+                n = count
+            done += n
+
+    return elementwise
+
+
+_exponentials = _make_elementwise(exp)
+_logarithms = _make_elementwise(log)
 
 
 @helper
-def shifted_exponentials(z, bias, a, shifted, rows, columns):
-    """shifted = x - the row's largest x, with x = z + bias; a = exp(shifted).
+def shifted_exponentials(z, a, shifted, rows, columns):
+    """shifted = z - the row's largest z; a = exp(shifted).
 
     Subtracting the maximum changes nothing in exact arithmetic and keeps exp from overflowing.
     """
     for row in range(rows):
         start = row * columns
-        top = z[start] + bias[0]
+        top = z[start]
         for j in range(1, columns):
-            x = z[start + j] + bias[j]
+            x = z[start + j]
             top = x if x > top or x != x else top  # a NaN stays to be seen
         for j in range(columns):
-            shifted[start + j] = z[start + j] + bias[j] - top
-    for i in range(rows * columns):
-        a[i] = exp(shifted[i])
+            shifted[start + j] = z[start + j] - top
+    _exponentials(shifted, a, rows * columns)
 
 
 @helper
-def softmax(z, bias, a, scratch, rows, columns):
-    """a = exp(x) / sum exp(x), row by row, with x = z + bias. scratch: room for a block."""
-    shifted_exponentials(z, bias, a, scratch, rows, columns)
+def softmax(z, a, scratch, rows, columns):
+    """a = exp(z) / sum exp(z), row by row. scratch: room for a block."""
+    shifted_exponentials(z, a, scratch, rows, columns)
     for row in range(rows):
         start = row * columns
         total = a[start]
@@ -54,19 +82,25 @@ def softmax_backward(a, delta, rows, columns):
 
 
 @helper
-def cross_entropy(z, bias, a, y, weights, delta, losses, scale, rows, columns):
-    """Softmax and cross-entropy together: -sum y log a = sum y (log sum exp(x) - x), and dLoss/dz = a - y.
+def cross_entropy(z, a, y, weights, delta, losses, scale, rows, columns):
+    """Softmax and cross-entropy together: -sum y log a = sum y (log sum exp(z) - z), and dLoss/dz = a - y.
 
     delta is multiplied by the row's weight and `scale`. losses (rows,), float64: the rows' weighted losses.
     """
-    shifted_exponentials(z, bias, a, delta, rows, columns)  # delta has room until it is written
+    shifted_exponentials(z, a, delta, rows, columns)  # delta has room until it is written
     for row in range(rows):
         start = row * columns
-        factor = weights[row] * scale
         total = a[start]
         for j in range(1, columns):
             total += a[start + j]
-        log_total = log(total)
+        losses[row] = total
+        z[row] = total
+    _logarithms(z, z, rows)  # of all rows at once; z itself is not needed any more
+    for row in range(rows):
+        start = row * columns
+        factor = weights[row] * scale
+        log_total = z[row]
+        total = as_element(z, losses[row])
         row_loss = total - total
         for j in range(columns):
             row_loss += y[start + j] * (log_total - delta[start + j])

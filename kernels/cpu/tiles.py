@@ -93,23 +93,23 @@ def _suffix(vector_type):
 
 
 def make_product_tile(rows: int, vectors: int, share: int, is_masked: bool, is_whole: bool):
-    """A few rows and columns of C = A B, or of C += A B, as a function to be called in kernels.
+    """A few rows and columns of C = S + A B, as a function to be called in kernels.
 
-    (A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth): pointers to one element type, each with the
+    (A, a_row, a_depth, B, b_row, C, c_row, S, s_row, count, width, depth): pointers to one element type, each with the
     strides between rows (and for A between steps along the depth), in elements. Of the tile's rows, `count` exist;
     unless is_whole, that can be fewer than all, and the last of them is computed again for those that do not. Of its
-    columns, `width` exist; is_masked: where that can be fewer than all, the last vector is masked. adds: 1 to begin
-    with what is in C, 0 with zeros. So every element's bits come from one chain of fused multiply-adds along the depth,
-    wherever the element lies in a tile and into however many pieces the depth is cut.
+    columns, `width` exist; is_masked: where that can be fewer than all, the last vector is masked. Every element's bits
+    come from one chain of fused multiply-adds along the depth, which begins with S, wherever the element lies in a tile
+    and into however many pieces the depth is cut.
     """
 
     @intrinsic
-    def tile(typing_context, A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth):
+    def tile(typing_context, A, a_row, a_depth, B, b_row, C, c_row, S, s_row, count, width, depth):
         n = types.intp
-        signature = types.void(A, n, n, B, n, C, n, n, n, n, n)
+        signature = types.void(A, n, n, B, n, C, n, S, n, n, n, n)
 
         def generate(context, builder, signature, arguments):
-            A, a_row, a_depth, B, b_row, C, c_row, count, width, adds, depth = arguments
+            A, a_row, a_depth, B, b_row, C, c_row, S, s_row, count, width, depth = arguments
             element = context.get_value_type(signature.args[0].dtype)
             align = 4 if element == ir.FloatType() else 8
             lanes = lanes_of(signature.args[0], share)
@@ -123,24 +123,20 @@ def make_product_tile(rows: int, vectors: int, share: int, is_masked: bool, is_w
                     return _load_masked(builder, pointer, kind, align, mask, zero)
                 return _load(builder, pointer, kind, align)
 
-            a_offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
-            c_offsets = [builder.mul(c_row, INDEX(i)) for i in range(rows)]
+            a_offsets, c_offsets, s_offsets = (
+                [builder.mul(step, INDEX(i)) for i in range(rows)] for step in (a_row, c_row, s_row)
+            )
             if not is_whole:
                 for i in range(1, rows):
                     exists = builder.icmp_signed(">", count, INDEX(i))
-                    for offsets in (a_offsets, c_offsets):
+                    for offsets in (a_offsets, c_offsets, s_offsets):
                         offsets[i] = builder.select(exists, offsets[i], offsets[i - 1])
             c_starts = [builder.gep(C, [offset]) for offset in c_offsets]
             sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
-            with builder.if_else(builder.icmp_signed("!=", adds, INDEX(0))) as (onto, afresh):
-                with onto:
-                    for i in range(rows):
-                        for j in range(vectors):
-                            builder.store(load(j, builder.gep(c_starts[i], [INDEX(j * lanes)])), sums[i][j])
-                with afresh:
-                    for i in range(rows):
-                        for j in range(vectors):
-                            builder.store(zero, sums[i][j])
+            for i in range(rows):
+                start = builder.gep(S, [s_offsets[i]])
+                for j in range(vectors):
+                    builder.store(load(j, builder.gep(start, [INDEX(j * lanes)])), sums[i][j])
             with cgutils.for_range(builder, depth) as loop:
                 piece = builder.gep(B, [builder.mul(loop.index, b_row)])
                 pieces = [load(j, builder.gep(piece, [INDEX(j * lanes)])) for j in range(vectors)]

@@ -158,6 +158,18 @@ def store_some(typing_context, value, pointer, offset, count):
 
 
 @intrinsic
+def rest_of(typing_context, pointer):
+    """Room for a register full of a pointer's elements, to begin with zeros: for what a loop over whole ones leaves."""
+
+    def generate(context, builder, signature, arguments):
+        vector = context.get_value_type(_lanes(signature.args[0]))
+        place = cgutils.alloca_once_value(builder, constant(vector, 0.0))
+        return builder.bitcast(place, context.get_value_type(signature.return_type))
+
+    return pointer(pointer), generate
+
+
+@intrinsic
 def keep(typing_context, value, count):
     """The first `count` numbers, and zeros."""
 

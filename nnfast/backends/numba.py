@@ -73,7 +73,7 @@ class NumbaProgram(HostProgram):
         announce(dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
         self._gradient = aligned_zeros(self._parameters.shape, dtype)
-        self._zeros = np.zeros(max(op.outputs.shape[1] for op in plan.operations), dtype)
+        self._zeros = np.zeros(max(max(op.inputs.shape[1], op.outputs.shape[1]) for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
         self._packs = aligned_zeros((threads, panels.PACK_SIZE), dtype)
         self._settings = np.zeros(tables.SETTINGS_SIZE)
