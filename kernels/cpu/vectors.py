@@ -37,6 +37,17 @@ def store_vector(builder, value, pointer):
     instruction.align = 4 if value.type.element == ir.FloatType() else 8
 
 
+def load_masked(builder, pointer, vector, count):
+    """The first `count` numbers of the vector at a pointer, and zeros; nothing behind them is touched."""
+    mask = _before(builder, vector, count)
+    return _masked(builder, "load", vector, vector, pointer, mask, constant(vector, 0.0))
+
+
+def store_masked(builder, value, pointer, count):
+    """The first `count` numbers only."""
+    _masked(builder, "store", ir.VoidType(), value.type, pointer, _before(builder, value.type, count), value)
+
+
 def shuffle(builder, first, second, places):
     """Elements of `first`, and behind them of `second`, by their places."""
     return builder.shuffle_vector(first, second, ir.Constant(ir.VectorType(ir.IntType(32), len(places)), places))
@@ -138,8 +149,7 @@ def load_some(typing_context, pointer, offset, count):
     def generate(context, builder, signature, arguments):
         pointer, offset, count = arguments
         vector = context.get_value_type(signature.return_type)
-        place = builder.gep(pointer, [offset])
-        return _masked(builder, "load", vector, vector, place, _before(builder, vector, count), constant(vector, 0.0))
+        return load_masked(builder, builder.gep(pointer, [offset]), vector, count)
 
     return _lanes(pointer)(pointer, types.intp, types.intp), generate
 
@@ -150,8 +160,7 @@ def store_some(typing_context, value, pointer, offset, count):
 
     def generate(context, builder, signature, arguments):
         value, pointer, offset, count = arguments
-        place = builder.gep(pointer, [offset])
-        _masked(builder, "store", ir.VoidType(), value.type, place, _before(builder, value.type, count), value)
+        store_masked(builder, value, builder.gep(pointer, [offset]), count)
         return context.get_dummy_value()
 
     return types.void(value, pointer, types.intp, types.intp), generate
@@ -195,6 +204,16 @@ def _masked(builder, name, result, vector, place, mask, value):
     kind = ir.FunctionType(result, [argument.type for argument in arguments])
     function = cgutils.get_or_insert_function(builder.module, kind, f"llvm.masked.{name}.v{vector.count}f{bits}.p0")
     return builder.call(function, arguments)
+
+
+@intrinsic
+def fma(typing_context, a, b, c):
+    """a b + c, rounded once."""
+
+    def generate(context, builder, signature, arguments):
+        return multiply_add(builder, *arguments)
+
+    return a(a, a, a), generate
 
 
 @intrinsic
