@@ -17,12 +17,13 @@ from tests.cuda.gate import GateError, Usage, compile_text
 
 needs_nvrtc = pytest.mark.skipif(gate.unavailable_reason() is not None, reason=str(gate.unavailable_reason()))
 
+OLDEST = "sm_75"
 AXPY = 'extern "C" __global__ void axpy(float a, const float* x, float* y) { y[threadIdx.x] += a * x[threadIdx.x]; }'
 
 
 @needs_nvrtc
 def test_every_text_passes_for_the_oldest_architecture() -> None:
-    results = gate.compile_all((text, "sm_75") for text in gate.texts())
+    results = gate.compile_all((text, OLDEST) for text in gate.texts())
     kernels = Counter(usage.kernel for _, usage in results)
     names = """
         value derivative loss penalize update gather gather_csr dropout rows evaluate learn gradient convolve
@@ -34,8 +35,8 @@ def test_every_text_passes_for_the_oldest_architecture() -> None:
 
 
 @needs_nvrtc
-@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != "sm_75"])
-def test_the_longest_texts_pass_for_every_later_architecture(architecture: str) -> None:
+@pytest.mark.parametrize("architecture", [name for name in ARCHITECTURES if name != OLDEST])
+def test_the_longest_texts_pass_for_every_newer_architecture(architecture: str) -> None:
     results = gate.compile_all((text, architecture) for text in gate.representatives())
     assert {usage.architecture for _, usage in results} == {architecture}
     assert all(0 < usage.occupancy <= 1 for _, usage in results)
