@@ -1,9 +1,9 @@
 // The chain rule through an activation, and the bias gradient: delta = dLoss/da becomes dLoss/dz = dLoss/da f'(z), and
 // dLoss/db is the sum of its rows. A block takes 8 columns, which is 32 or 64 bytes of every row, and all rows, 64 at a
 // time; a column's sum is the sum of its 64 threads', in their order, so that it is the same in every run.
-extern "C" __global__ void derivative(const T* __restrict__ z, const T* __restrict__ a, T* __restrict__ delta,
-                                      const T* __restrict__ k, T* __restrict__ bias_gradient, int has_bias, int rows,
-                                      int columns)
+extern "C" __global__ void __launch_bounds__(512, 2)
+    derivative(const T* __restrict__ z, const T* __restrict__ a, T* __restrict__ delta, const T* __restrict__ k,
+               T* __restrict__ bias_gradient, int has_bias, int rows, int columns)
 {
     __shared__ T sums[64][8];
     const int x = threadIdx.x, y = threadIdx.y;

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import datetime
 import functools
 import importlib.util
 import os
@@ -164,14 +165,14 @@ def _narrow_texts(dtype: np.dtype[Any]) -> Iterator[Text]:
         yield Text("weights", dtype.name, sizes, narrow.weights_source(plan, recipe))
 
 
-def representatives() -> list[Text]:
-    """The longest text of each kind and type: what no architecture is spared."""
-    longest: dict[tuple[str, str], Text] = {}
-    for text in texts():
-        key = text.kind, text.dtype
-        if key not in longest or len(text.code) > len(longest[key].code):
-            longest[key] = text
-    return [*longest.values()]
+def hungriest(results: Iterable[tuple[Text, Usage]]) -> list[Text]:
+    """Of each kernel and type the text that takes the most registers: what no architecture is spared."""
+    most: dict[tuple[str, str], tuple[Text, Usage]] = {}
+    for text, usage in results:
+        key = usage.kernel, text.dtype
+        if key not in most or usage.registers > most[key][1].registers:
+            most[key] = text, usage
+    return [*dict.fromkeys(text for text, _ in most.values())]
 
 
 def unavailable_reason() -> str | None:
@@ -249,26 +250,38 @@ def _libraries() -> list[str]:
 
 
 def markdown(results: list[tuple[Text, Usage]]) -> str:
-    """A row for each kernel and type: the most registers that a formula takes / the occupancy they leave; bytes."""
+    """A row for each kernel and type, over all its texts: the most bytes and registers, and the least occupancy."""
     kernels: dict[tuple[str, str, str], list[tuple[Text, Usage]]] = {}
     for text, usage in results:
         kernels.setdefault((usage.kernel, text.kind, text.dtype), []).append((text, usage))
     names = [*dict.fromkeys(usage.architecture for _, usage in results)]
     lines = [
-        f"| kernel | of | T | texts | shared | stack | {' | '.join(names)} |",
-        f"|---|---|---|--:|--:|--:|{'--:|' * len(names)}",
+        f"| kernel | of | T | texts | static | dynamic | stack | spills | {' | '.join(names)} |",
+        f"|---|---|---|--:|--:|--:|--:|--:|{'--:|' * len(names)}",
     ]
     for (kernel, kind, dtype), of_kernel in kernels.items():
         usages = [usage for _, usage in of_kernel]
         cells = []
         for name in names:
-            most = max((usage for usage in usages if usage.architecture == name), key=lambda usage: usage.registers)
-            cells.append(f"{most.registers} / {100 * most.occupancy:.0f}%")
-        shared, stack = (max(getattr(usage, size) for usage in usages) for size in ("shared_memory", "stack"))
+            there = [usage for usage in usages if usage.architecture == name]
+            registers, occupancy = max(u.registers for u in there), min(u.occupancy for u in there)
+            cells.append(f"{registers} / {100 * occupancy:.0f}%")
+        sizes = (max(getattr(usage, size) for usage in usages) for size in ("shared_memory", "stack", "spills"))
+        static, stack, spills = sizes
+        dynamic = max(usage.launch[1] if usage.launch else 0 for usage in usages)
         number = len({text.code for text, _ in of_kernel})
-        lines.append(f"| {kernel} | {kind} | {dtype} | {number} | {shared} | {stack} | {' | '.join(cells)} |")
+        values = (kernel, kind, dtype, number, static, dynamic, stack, spills, *cells)
+        lines.append(f"| {' | '.join(map(str, values))} |")
     return "\n".join(lines)
 
 
+def version() -> str:
+    """The compiler's."""
+    major, minor = ctypes.c_int(), ctypes.c_int()
+    _nvrtc().nvrtcVersion(ctypes.byref(major), ctypes.byref(minor))
+    return f"NVRTC {major.value}.{minor.value}"
+
+
 if __name__ == "__main__":
+    print(f"{version()}, {datetime.date.today()}:\n")
     print(markdown(compile_all((text, name) for text in texts() for name in ARCHITECTURES)))
