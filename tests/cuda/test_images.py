@@ -80,6 +80,14 @@ def test_rows_far_from_zero_are_normalised_as_well(faster_image_backend: Backend
 
 
 @needs_compiler
+def test_assigned_statistics_are_sent_before_they_are_given_up() -> None:
+    program = bound(CudaBackend(xp=make_twin()))
+    state = np.linspace(0.5, 1.5, len(program.state))  # of another type than the program's: a copy is sent
+    program.state = state
+    np.testing.assert_array_equal(program.state, state.astype(np.float32))
+
+
+@needs_compiler
 def test_a_stretch_is_sent_over_once_read_back_once_and_allocates_nothing() -> None:
     xp = make_twin()
     program = bound(CudaBackend(xp=xp))

@@ -53,8 +53,7 @@ class ImageProgram(WideProgram):
 
     @state.setter
     def state(self, vector: Vector) -> None:
-        with self._device():
-            self._running.set(np.ascontiguousarray(vector, self.recipe.dtype))
+        self._send(self._running, vector)
 
     def _convolution_forward(self, op: ConvolutionOperation, batch: Batch) -> list[Launch]:
         """a = f(x * W + b)."""
