@@ -121,6 +121,7 @@ def test_a_capture_refuses(xp: Any, what: str) -> None:
     with stream:
         a = xp.asarray(HOST[:, :3].copy())
         module = _With(xp, b=xp.empty((3, 3), np.float32))
+        xp.matmul(a, a, out=module.b)  # makes cuBLAS' handle, which is not what is asked about
         stream.begin_capture()
         refusal(error, words, lambda: attempt(module, a))
         xp.add(a, 1, out=a)  # CuPy asks before it calls CUDA, so the capture goes on
