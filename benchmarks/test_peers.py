@@ -265,7 +265,7 @@ def test_the_roofline_is_the_device_s_by_formula(emulated_gpu: Any) -> None:
     assert (step["path"], step["launches"]) == ("narrow", 2)
     least = max(step["flops"] / step["peak_flops"], step["bytes"] / step["peak_bytes"])
     assert step["of_roofline"] == pytest.approx(least / (200 / 1e6))
-    assert of_step(get_workload("lenet5"), backend, 1e6) is None
+    assert of_step(get_workload("simplechains"), backend, 1e6) is None
 
 
 def test_a_gpu_s_figures_are_printed_and_written(

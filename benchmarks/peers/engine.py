@@ -11,7 +11,7 @@ from nnfast.backends.cuda import CudaBackend
 from nnfast.bench import Runner
 from nnfast.workloads import Workload
 
-from .peer import CannotError, Peer
+from .peer import Peer
 
 
 class Engine(Peer):
@@ -21,10 +21,7 @@ class Engine(Peer):
 
     def __init__(self, workload: Workload, threads: int, device: str = "cpu") -> None:
         super().__init__(workload, threads, device)
-        try:
-            self._runner = Runner(workload, self.backends[device], Source(self.inputs, self.targets))
-        except ValueError as refusal:  # temporary: cuda has no image operations yet
-            raise CannotError(str(refusal)) from None
+        self._runner = Runner(workload, self.backends[device], Source(self.inputs, self.targets))
         backend = self._runner.backend
         self._xp = backend.xp if isinstance(backend, CudaBackend) else None
         self._events = [self._xp.cuda.Event() for _ in range(2)] if self._xp else []

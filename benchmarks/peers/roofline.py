@@ -34,9 +34,9 @@ def of_step(workload: Workload, backend: CudaBackend, samples_per_second: float)
     """Launches, operations and bytes of nnfast's step, and its share of what the device could do.
 
     Launches are counted on the tests' stand-in for CuPy, operations and bytes are reckoned as docs/cuda.md says, for
-    dense networks on labels; None for others.
+    targets that are labels; None for others.
     """
-    if workload.image or workload.arrays()[1].ndim > 1:
+    if workload.arrays()[1].ndim > 1:
         return None
     properties = backend.xp.cuda.runtime.getDeviceProperties(backend.device)
     limits = Limits(properties["multiProcessorCount"], properties["sharedMemPerBlockOptin"])
