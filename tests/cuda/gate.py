@@ -1,8 +1,8 @@
 """The compile gate: every CUDA text that the project makes, through NVIDIA's own compiler, for every architecture.
 
 It needs no GPU, no driver and no CuPy, only the compiler's library from the package nvidia-cuda-nvrtc. A warning is an
-error; so are registers spilled to memory and more registers than a kernel's budget. Run as a module, it compiles all
-texts for all architectures and prints what each kernel takes, as Markdown:
+error; so are registers spilled to memory and more registers than a kernel's budget. Run as a module, it compiles what
+the tests do and prints what each kernel takes, for docs/cuda_checks.md:
 
     python -m tests.cuda.gate
 """
@@ -282,6 +282,14 @@ def version() -> str:
     return f"NVRTC {major.value}.{minor.value}"
 
 
+def compile_selection() -> list[tuple[Text, Usage]]:
+    """All texts for the oldest architecture, and the hungriest of them for all others."""
+    oldest, *others = ARCHITECTURES
+    results = compile_all((text, oldest) for text in texts())
+    texts_for_others = hungriest(results)
+    return results + compile_all((text, name) for name in others for text in texts_for_others)
+
+
 if __name__ == "__main__":
     print(f"{version()}, {datetime.date.today()}:\n")
-    print(markdown(compile_all((text, name) for text in texts() for name in ARCHITECTURES)))
+    print(markdown(compile_selection()))

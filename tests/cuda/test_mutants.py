@@ -8,7 +8,7 @@ import pytest
 
 from tests.cuda import gate, gxx
 from tests.cuda.exercises import KERNELS, ROOT, TEST_KERNELS, cases_of
-from tests.cuda.mutants import MUTANTS, Level, Mutant, caught_by
+from tests.cuda.mutants import MUTANTS, Level, Mutant, caught_by, markdown
 
 pytestmark = pytest.mark.skipif(gxx.available() is not None, reason=str(gxx.available()))
 
@@ -41,3 +41,7 @@ def test_every_cuda_file_has_mutants_and_every_level_catches_some() -> None:
 def test_a_mutant_whose_text_is_gone_is_an_error() -> None:
     with pytest.raises(ValueError, match="'no such text' occurs 0 times"):
         _ = Mutant(FILES[0], "no such text", "", Level.RACE).text
+
+
+def test_the_document_lists_every_mutant() -> None:
+    assert markdown() in (ROOT / "docs" / "cuda_checks.md").read_text(), "see python -m tests.cuda.mutants"
