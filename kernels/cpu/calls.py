@@ -31,6 +31,17 @@ def call_void(typing_context, address, arguments):
 
 
 @intrinsic
+def not_inlined(typing_context):
+    """As a function's first statement: it stays one, and so has the registers for itself."""
+
+    def generate(context, builder, signature, values):
+        builder.function.attributes.add("noinline")
+        return context.get_dummy_value()
+
+    return types.void(), generate
+
+
+@intrinsic
 def at(typing_context, pointer, offset):
     """The pointer so many elements further on."""
 

@@ -32,10 +32,9 @@ _E64 = tuple(_D(1 / math.factorial(k)) for k in range(2, 14))
 # 2/3, 2/5, 2/7, ...: log((1 + s) / (1 - s)) = 2 s (1 + s^2/3 + s^4/5 + ...), |s| <= 0.1716
 _L32 = tuple(_F(2 / (2 * k + 1)) for k in range(1, 6))
 _L64 = tuple(_D(2 / (2 * k + 1)) for k in range(1, 12))
-# tanh x = x - x^3/3 + 2x^5/15 - ...: the coefficients from x^3 on
-_TANH32 = tuple(
-    _F(c) for c in (-1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075, -929569 / 638512875)
-)
+# tanh x = x + x^3 p(x^2) for |x| < 0.45: the p of third degree with the least largest relative error of tanh there,
+# 6e-9. Fitted; the series of tanh, -1/3 + 2/15 x^2 - 17/315 x^4 + ..., needs three terms more.
+_TANH32 = tuple(_F(c) for c in (-0.33333247, 0.13329148, -0.05333431, 0.01799893))
 _F0, _FHALF, _F1, _F2, _FINF, _FNAN = _F(0), _F(0.5), _F(1), _F(2), _F(math.inf), _F(math.nan)
 _D0, _DHALF, _D1, _D2, _DINF, _DNAN = _D(0), _D(0.5), _D(1), _D(2), _D(math.inf), _D(math.nan)
 
@@ -117,14 +116,14 @@ def _expm1_64(x):
 
 @helper
 def _tanh32(x):
-    """With t = expm1(2 |x|): 1 - 2 / (t + 2); near 0, where that cancels, the odd series x - x^3/3 + 2x^5/15 - ..."""
+    """With e = exp(2 |x|): 1 - 2 / (e + 1), where (e + 1) / 2 = 2**(n-1) expm1(r) + 2**(n-1) + 1/2; near 0 a series."""
     size = abs(x)
-    t = _expm1_32(_F2 * (_F(10) if size > _F(10) else size))
+    shifted, _, q = _reduced_expm1_32(_F2 * (_F(10) if size > _F(10) else size))
+    scale = _power_of_two32(shifted - _F1)
+    large = _F1 - _F1 / (scale * q + (scale + _FHALF))
     s = x * x
-    series = (((_TANH32[6] * s + _TANH32[5]) * s + _TANH32[4]) * s + _TANH32[3]) * s + _TANH32[2]
-    series = (series * s + _TANH32[1]) * s + _TANH32[0]
+    series = ((_TANH32[3] * s + _TANH32[2]) * s + _TANH32[1]) * s + _TANH32[0]
     small = size + size * s * series  # both sides first: LLVM vectorises a choice, not a branch
-    large = _F1 - _F2 / (t + _F2)
     result = small if size < _F(0.45) else large
     return -result if x < _F0 else result
 

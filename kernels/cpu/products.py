@@ -8,7 +8,7 @@ where it is cut.
 
 from __future__ import annotations
 
-from .calls import at, call_void, copy
+from .calls import at, call_void, copy, not_inlined
 from .compilation import helper
 from .panels import DEPTH, DIRECT_BYTES, REPAID
 from .registers import VECTOR_BYTES
@@ -27,6 +27,7 @@ def _make_stripe(vectors: int, share: int, is_masked: bool):
 
     @helper
     def stripe(A, a_row, a_depth, B, b_row, C, c_row, S, s_row, rows, width, depth):
+        not_inlined()
         row = 0
         while rows - row >= tile_rows:
             many(

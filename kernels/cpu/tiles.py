@@ -123,20 +123,20 @@ def make_product_tile(rows: int, vectors: int, share: int, is_masked: bool, is_w
                     return _load_masked(builder, pointer, kind, align, mask, zero)
                 return _load(builder, pointer, kind, align)
 
-            a_offsets, c_offsets, s_offsets = (
-                [builder.mul(step, INDEX(i)) for i in range(rows)] for step in (a_row, c_row, s_row)
-            )
-            if not is_whole:
-                for i in range(1, rows):
+            a_offsets = [builder.mul(a_row, INDEX(i)) for i in range(rows)]
+            c_starts, s_starts = [C], [S]
+            for i in range(1, rows):
+                c_step, s_step = c_row, s_row
+                if not is_whole:
                     exists = builder.icmp_signed(">", count, INDEX(i))
-                    for offsets in (a_offsets, c_offsets, s_offsets):
-                        offsets[i] = builder.select(exists, offsets[i], offsets[i - 1])
-            c_starts = [builder.gep(C, [offset]) for offset in c_offsets]
+                    a_offsets[i] = builder.select(exists, a_offsets[i], a_offsets[i - 1])
+                    c_step, s_step = (builder.select(exists, step, INDEX(0)) for step in (c_row, s_row))
+                c_starts.append(builder.gep(c_starts[-1], [c_step]))
+                s_starts.append(builder.gep(s_starts[-1], [s_step]))
             sums = [[cgutils.alloca_once(builder, kind) for _ in range(vectors)] for _ in range(rows)]
             for i in range(rows):
-                start = builder.gep(S, [s_offsets[i]])
                 for j in range(vectors):
-                    builder.store(load(j, builder.gep(start, [INDEX(j * lanes)])), sums[i][j])
+                    builder.store(load(j, builder.gep(s_starts[i], [INDEX(j * lanes)])), sums[i][j])
             with cgutils.for_range(builder, depth) as loop:
                 piece = builder.gep(B, [builder.mul(loop.index, b_row)])
                 pieces = [load(j, builder.gep(piece, [INDEX(j * lanes)])) for j in range(vectors)]
