@@ -1,7 +1,7 @@
 """The door: how long it takes from a shell to the first result, cold and warm, each in a process of its own.
 
-The promise: a whole warm `nnfast train digits --epochs 1` takes at most 0.6 s more than `import numpy, numba`. Read
-it off the table, where both stand: a loaded machine would make a test of it fail now and then.
+The promise: a whole warm `nnfast train digits --epochs 1` takes no longer than `import numpy, numba`, which it does not
+need. Read it off the table, where both stand: a loaded machine would make a test of it fail now and then.
 """
 
 from __future__ import annotations

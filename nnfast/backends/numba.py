@@ -280,7 +280,7 @@ def announce(dtype: np.dtype[Any]) -> None:
         return
     _announced.add(dtype)
     if not compilation.is_compiled("run_steps", dtype):
-        message = f"nnfast: compiling the CPU kernels for {dtype.name} (once; about 10 seconds)"
+        message = f"nnfast: compiling the CPU kernels for {dtype.name} (once; 5 to 10 seconds)"
         logger.info(message)
         if sys.stderr.isatty() and not logger.hasHandlers():
             print(message, file=sys.stderr, flush=True)
