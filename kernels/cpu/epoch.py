@@ -80,6 +80,7 @@ from .tables import (
     SOURCE_INPUTS,
     SOURCE_TARGETS,
     SOURCE_WEIGHTS,
+    SPARSE,
     STATISTICS,
     SUM_REDUCTION,
     SUMS,
@@ -289,6 +290,9 @@ def forward(m, segment, segment_end, first, last, n, step):
             W = at(m.parameters, op[WEIGHTS])
             bias = m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS])
             outputs_product(m.job[MULTIPLY], m.pack, inputs, W, bias, z, rows, op[INPUT_SIZE], size)
+        elif kind == SPARSE:
+            bias = m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS])
+            call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, bias, m.workspace, n, first, last))
         else:
             begin, rows = in_groups(op, first, last)
             if kind == DROPOUT:
@@ -423,7 +427,11 @@ def add_gradients(m, op, first, last, thread, threads):
     n, multiply = last - first, m.job[MULTIPLY]
     x = at(m.workspace, op[INPUTS] + first * rows)
     delta = at(m.workspace, op[GRADIENT] + first * columns)
-    if op[NARROW] < 0:
+    if op[KIND] == SPARSE:
+        if adds == 0:
+            clear(at(W_gradient, start * columns), (stop - start) * columns)
+        call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], m.gradient, m.workspace, first, last, start, stop))
+    elif op[NARROW] < 0:
         weights_product(multiply, m.pack, x, delta, W_gradient, n, rows, columns, start, stop, m.zeros, adds)
     else:
         transposed = at(m.workspace, op[NARROW])
