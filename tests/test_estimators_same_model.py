@@ -171,9 +171,10 @@ def test_sample_weights_count_the_same(task: str, solver: str, early_stopping: b
 @pytest.mark.parametrize("layout", [sp.csr_matrix, sp.csc_matrix, sp.csr_array])
 @pytest.mark.parametrize("solver", ["sgd", "adam", "lbfgs"])
 @pytest.mark.parametrize("task", ["multiclass", "multi-output"])
-def test_sparse_rows_give_the_same_model(layout: Any, solver: str, task: str) -> None:
+@pytest.mark.parametrize("least", [0.8, 1.6])  # the second leaves 11%, which the first layer reads itself
+def test_sparse_rows_give_the_same_model(layout: Any, solver: str, task: str, least: float) -> None:
     X, y = make_data(task)
-    X[abs(X) < 0.8] = 0
+    X[abs(X) < least] = 0
     ours, theirs = fit_both(task, layout(X), y, solver=solver, max_iter=30)
     assert_same(ours, theirs, layout(X))
     dense, _ = fit_both(task, X, y, solver=solver, max_iter=30)

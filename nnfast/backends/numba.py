@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import Plan
+from ..plan import DenseOperation, Plan
 from ..threads import fair_share, give_way_address, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
 from .numba_table import Areas, Table
@@ -25,6 +25,7 @@ logger = logging.getLogger("nnfast.numba")
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
 FLOPS_PER_THREAD = 1_000_000
+FLOPS_PER_UPDATE = 20  # of a parameter takes as long as so many of a product
 
 # What a block of rows needs on its way stays in a part of the second-level cache.
 BLOCK_BYTES = 2**19
@@ -62,11 +63,12 @@ class NumbaProgram(HostProgram):
 
     def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
-        from ..kernels.cpu import formulas, gather, panels, tables
+        from ..kernels.cpu import formulas, gather, panels, sparse, tables
 
         self._tables = tables
         self._gather_kernel = gather.gather_kernel
         self._sparse_kernel = gather.sparse_kernel
+        self._sparse = sparse
         self._formulas = formulas
         self._threads = threads
         dtype = recipe.dtype
@@ -93,6 +95,7 @@ class NumbaProgram(HostProgram):
         operations = table.rows()
         constants = table.constants
         self._kept = table.kept
+        self._extents = table.areas.extents
         self._workspace = aligned_zeros((table.workspace_size,), recipe.dtype)
         self._penalties = np.zeros(table.weight_rows)
         job = np.zeros(tables.JOB_SIZE, dtype=np.int64)
@@ -120,6 +123,25 @@ class NumbaProgram(HostProgram):
         job[tables.BLOCK] = block_rows(plan, recipe.dtype, tables.ROW_GROUP)
         return operations, np.array(constants, recipe.dtype), job
 
+    def _read_sparse_rows(self, inputs: Any, operations: NDArray[np.int64], job: NDArray[np.int64]) -> None:
+        """Let the first layer, a dense one, read CSR rows itself."""
+        tables, row, dtype = self._tables, operations[0], self.recipe.dtype
+        kernels = self._sparse.kernels(inputs.data.dtype, inputs.indices.dtype, dtype)
+        self._sparse_row = self._sparse.sparse_row(
+            inputs,
+            extents=self._workspace[self._extents :].ctypes.data,
+            z=int(row[tables.Z]),
+            delta=int(row[tables.GRADIENT]),
+            weights=int(row[tables.WEIGHTS]),
+            units=int(row[tables.WEIGHT_COLUMNS]),
+        )
+        row[tables.KIND] = tables.SPARSE
+        row[tables.FORWARD], row[tables.WEIGHT_GRADIENT] = kernels.outputs.address, kernels.add_gradient.address
+        row[tables.FORWARD_ROW] = row[tables.WEIGHT_GRADIENT_ROW] = self._sparse_row.ctypes.data
+        job[tables.GATHER_INPUTS] = kernels.extents.address
+        job[tables.BATCH_INPUTS] = self._extents
+        job[tables.INPUT_SIZE_OF_BATCH] = self._sparse.EXTENT_BYTES // dtype.itemsize
+
     def bind(self, source: Source) -> None:
         self._source = source
         # No steps: compiles or loads all kernels now, so that no epoch's seconds hold that
@@ -142,12 +164,15 @@ class NumbaProgram(HostProgram):
         targets = source.targets
         if targets is None:  # for prediction: any targets do, the loss is not looked at
             targets = np.zeros(source.n_rows, np.int64)
+        operations, inputs, density = self._operations, source.inputs, 1.0
         if source.is_sparse:
-            inputs = source.inputs
-            job[tables.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
+            if isinstance(self.plan.operations[0], DenseOperation) and self._sparse.repays(inputs):
+                operations, density = operations.copy(), self._sparse.density(inputs)
+                self._read_sparse_rows(inputs, operations, job)
+            else:
+                job[tables.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
             inputs = np.array([part.ctypes.data for part in (inputs.data, inputs.indices, inputs.indptr)])
         else:
-            inputs = source.inputs
             job[tables.GATHER_INPUTS] = self._gatherer(inputs)
         job[tables.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
         job[tables.SOURCE_INPUTS] = inputs.ctypes.data
@@ -170,7 +195,7 @@ class NumbaProgram(HostProgram):
 
         def run_steps(thread: int, threads: int) -> None:
             self._run_steps(
-                *addresses(self._operations, job, self._settings), self.recipe.seed,
+                *addresses(operations, job, self._settings), self.recipe.seed,
                 *addresses(
                     self._constants, self._zeros, self._parameters, self._gradient, self._slots, self._state,
                     self._workspace, self._packs[thread], self._row_losses, self._penalties, order, bounds,
@@ -187,13 +212,15 @@ class NumbaProgram(HostProgram):
                 raise
 
         with fair_share(self._threads) as threads:
-            run_in_threads(run_or_break, min(threads, self._repaid_threads(bounds)))
+            run_in_threads(run_or_break, min(threads, self._repaid_threads(bounds, mode, density)))
         return losses, outputs
 
-    def _repaid_threads(self, bounds: NDArray[np.int64]) -> int:
-        """How many threads steps of this size repay."""
+    def _repaid_threads(self, bounds: NDArray[np.int64], mode: int, density: float) -> int:
+        """How many threads steps of this size repay. density: the share of the inputs that the first layer reads."""
         rows = (bounds[-1] - bounds[0]) / max(1, len(bounds) - 1)
-        return max(1, int(rows * self.plan.flops_per_row() // FLOPS_PER_THREAD))
+        flops_per_row = self.plan.flops_per_row() - (1 - density) * 4 * self.plan.weight_spans[0].size
+        update = FLOPS_PER_UPDATE * self.plan.parameter_count if mode == self._tables.TRAIN else 0
+        return max(1, int((rows * flops_per_row + update) // FLOPS_PER_THREAD))
 
     def _gatherer(self, array: NDArray[Any], labels: bool = False) -> int:
         # gather_kernel caches what it returns, so the address stays good

@@ -26,16 +26,17 @@ Row = NDArray[np.int64]
 class Areas:
     """What the CPU engine adds behind a plan's workspace, by offsets into it; size: of both.
 
-    images: the inputs in groups; flat, flat_gradient: the outputs of the image part as rows, and their gradient; -1
+    extents: for what kernels/cpu/sparse.py keeps of a batch. images: the inputs in groups; flat, flat_gradient: the outputs of the image part as rows, and their gradient; -1
     where there is none. transposed, narrow: by a dense operation's layer index, the transposed weights that make
     dLoss/dx, and the room for the transpose of a narrow matrix's gradient.
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
-        from ..kernels.cpu import panels
+        from ..kernels.cpu import panels, sparse
 
         self.size = plan.workspace_size
         self.images = self.flat = self.flat_gradient = -1
+        self.extents = self._take(plan.rows * sparse.EXTENT_BYTES // dtype.itemsize)
         self.transposed: dict[int, int] = {}
         self.narrow: dict[int, int] = {}
         if plan.image_operations:
@@ -62,6 +63,7 @@ class Table:
 
     constants: of the formulas and others. kept: arrays that the rows know by their addresses, to be held as long as the
     rows are used. workspace_size: what the rows' offsets point into. weight_rows: of all layers together.
+    areas: where what the engine adds lies.
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
@@ -72,13 +74,13 @@ class Table:
         self._dtype = dtype
         self.constants: list[float] = []
         self.kept: list[Any] = []
-        self._areas = Areas(plan, dtype)
-        self.workspace_size = self._areas.size
+        self.areas = Areas(plan, dtype)
+        self.workspace_size = self.areas.size
         self.weight_rows = 0
 
     def rows(self) -> Row:
         """The table, (operations, COLUMNS)."""
-        plan, tables, areas = self._plan, self._tables, self._areas
+        plan, tables, areas = self._plan, self._tables, self.areas
         images = plan.image_operations
         rows = []
         if images:
@@ -187,8 +189,8 @@ class Table:
         tables = self._tables
         row[tables.KIND] = tables.DENSE
         self._weights(row, op)
-        row[tables.WEIGHTS_TRANSPOSED] = self._areas.transposed.get(op.layer_index, -1)
-        row[tables.NARROW] = self._areas.narrow.get(op.layer_index, -1)
+        row[tables.WEIGHTS_TRANSPOSED] = self.areas.transposed.get(op.layer_index, -1)
+        row[tables.NARROW] = self.areas.narrow.get(op.layer_index, -1)
         if op is not self._plan.output:  # the last layer's belong to the loss
             self._activation(row, op.layer.function)
 

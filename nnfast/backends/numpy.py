@@ -111,8 +111,8 @@ class NumpyProgram(HostProgram):
 
     def _scaled(self, source: Source, rows: Any) -> Array:
         inputs = source.inputs[rows]
-        if source.is_sparse:
-            inputs = inputs.toarray()
+        if source.is_sparse and not isinstance(self.plan.operations[0], DenseOperation):
+            inputs = inputs.toarray()  # a dense layer multiplies sparse rows as they are
         inputs = inputs.astype(self.recipe.dtype, copy=False)
         return inputs if source.scale == 1 else inputs * self.recipe.dtype.type(source.scale)
 
