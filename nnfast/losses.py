@@ -32,7 +32,8 @@ class Loss(NamedConstants):
     value, derivative: formulas of a, y and the constants; the derivative is dvalue/da. domain: the interval of
     outputs it is defined for ("simplex": rows that sum to one). targets: the interval of targets. reduction: how
     rows are put together, "mean" or "sum". reported: a formula of a and y to give out as the loss where a canonical
-    pair minimises value: other libraries scale or clip the number they show, but not the gradient.
+    pair minimises value: other libraries scale or clip the number they show, but not the gradient. reported_within: the
+    same for softmax with cross_entropy, the least and the largest -log a to give out.
 
     Raises FormulaError (a ValueError) for a formula outside the grammar, or, with the point, for a derivative that
     is not the value's.
@@ -46,6 +47,7 @@ class Loss(NamedConstants):
     targets: str = "(-inf, inf)"
     reduction: str = "mean"
     reported: str | None = field(default=None, compare=False)
+    reported_within: tuple[float, float] | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "constants", check_constants(self.constants))

@@ -93,7 +93,7 @@ _LOSS = """def kernel(z, a, y, weights, delta, losses, k, scale, rows, columns):
 """
 
 _CROSS_ENTROPY = """def kernel(z, a, y, weights, delta, losses, k, scale, rows, columns):
-    cross_entropy(z, a, y, weights, delta, losses, T(scale), rows, columns)
+    cross_entropy(z, a, y, weights, delta, losses, T(scale), rows, columns, T({least}), T({most}))
 """
 
 _UPDATE = """def kernel(p, g, slots, values, n, start, stop):
@@ -128,7 +128,8 @@ def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
 def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Kernel:
     """Output activation, loss and dLoss/dz in one pass. k: the activation's constants, then the loss's."""
     if is_softmax_cross_entropy(activation, loss):
-        return _compile("loss", dtype, _CROSS_ENTROPY, "")
+        least, most = map(repr, loss.reported_within) if loss.reported_within else ("0.0", "np.inf")
+        return _compile("loss", dtype, _CROSS_ENTROPY, "", least=least, most=most)
     code = Code("numba")
     constants = [f"k{index} = k[{index}]" for index in range(len(activation.constants) + len(loss.constants))]
     own = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}

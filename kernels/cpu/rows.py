@@ -82,10 +82,11 @@ def softmax_backward(a, delta, rows, columns):
 
 
 @helper
-def cross_entropy(z, a, y, weights, delta, losses, scale, rows, columns):
+def cross_entropy(z, a, y, weights, delta, losses, scale, rows, columns, least, most):
     """Softmax and cross-entropy together: -sum y log a = sum y (log sum exp(z) - z), and dLoss/dz = a - y.
 
-    delta is multiplied by the row's weight and `scale`. losses (rows,), float64: the rows' weighted losses.
+    delta is multiplied by the row's weight and `scale`. losses (rows,), float64: the rows' weighted losses, with -log a
+    raised to `least` or lowered to `most`.
     """
     shifted_exponentials(z, a, delta, rows, columns)  # delta has room until it is written
     for row in range(rows):
@@ -103,7 +104,9 @@ def cross_entropy(z, a, y, weights, delta, losses, scale, rows, columns):
         total = as_element(z, losses[row])
         row_loss = total - total
         for j in range(columns):
-            row_loss += y[start + j] * (log_total - delta[start + j])
+            surprise = log_total - delta[start + j]
+            surprise = least if surprise < least else most if surprise > most else surprise  # a NaN stays
+            row_loss += y[start + j] * surprise
         for j in range(columns):
             share = a[start + j] / total
             a[start + j] = share

@@ -36,8 +36,8 @@ def _piece(builder, place, vector, width):
 def _make_tile(vectors: int, is_masked: bool):
     """A few registers of one row of z = x W + bias: the sum over the numbers begin..end-1 of value W[index].
 
-    (values, indices, begin, end, W, w, units, bias, b, z, place, width): the registers begin in W[0] at w and in bias at
-    b, and go to z from place on. is_masked: of the last one, only `width` numbers exist.
+    (values, indices, begin, end, W, w, units, bias, b, z, place, width): the registers begin in W[0] at w and in bias
+    at b, and go to z from place on. is_masked: of the last one, only `width` numbers exist.
     """
 
     @intrinsic

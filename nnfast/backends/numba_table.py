@@ -26,9 +26,10 @@ Row = NDArray[np.int64]
 class Areas:
     """What the CPU engine adds behind a plan's workspace, by offsets into it; size: of both.
 
-    extents: for what kernels/cpu/sparse.py keeps of a batch. images: the inputs in groups; flat, flat_gradient: the outputs of the image part as rows, and their gradient; -1
-    where there is none. transposed, narrow: by a dense operation's layer index, the transposed weights that make
-    dLoss/dx, and the room for the transpose of a narrow matrix's gradient.
+    extents: for what kernels/cpu/sparse.py keeps of a batch. images: the inputs in groups; flat, flat_gradient: the
+    outputs of the image part as rows, and their gradient; -1 where there is none. transposed, narrow: by a dense
+    operation's layer index, the transposed weights that make dLoss/dx, and the room for the transpose of a narrow
+    matrix's gradient.
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:

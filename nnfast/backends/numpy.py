@@ -266,7 +266,10 @@ def loss_of_outputs(activation: Activation, loss: Loss, z: Array, a: Array, y: A
         # log a = z - log sum exp(z), both moved by the row's maximum so that exp never overflows
         shifted = z - z.max(axis=1, keepdims=True)
         log_sum = np.log(np.exp(shifted).sum(axis=1, keepdims=True))
-        return (y * (log_sum - shifted)).sum(axis=1)
+        surprise = log_sum - shifted
+        if loss.reported_within:
+            surprise = surprise.clip(*loss.reported_within)
+        return (y * surprise).sum(axis=1)
     if pair := canonical_pair(activation, loss):
         return numpy_function(pair.value, ("z", "a", "y"))(z, a, y).sum(axis=1)
     return loss.function(a, y).sum(axis=1)

@@ -134,8 +134,10 @@ def chosen_loss(estimator: Any, network: Network, dtype: np.dtype[Any]) -> Loss:
 def _loss(name: str | Loss, output: Activation, output_size: int, dtype: np.dtype[Any]) -> Loss:
     if name == "log_loss":
         loss = LOSSES["cross_entropy" if output == ACTIVATIONS["softmax"] else "binary_cross_entropy"]
-        if loss.name == "binary_cross_entropy":
-            eps = float(np.finfo(dtype).eps)
+        eps = float(np.finfo(dtype).eps)
+        if loss.name == "cross_entropy":
+            loss = replace(loss, reported_within=(-math.log1p(-eps), -math.log(eps)))
+        else:
             inside = f"max(min(a, {1 - eps!r}), {eps!r})"
             outside = f"max(min(1 - a, {1 - eps!r}), {eps!r})"
             loss = replace(loss, reported=f"-(y * log({inside}) + (1 - y) * log({outside}))")

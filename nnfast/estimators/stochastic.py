@@ -154,7 +154,8 @@ class StochasticFit:
 
         if not self.incremental:
             return nullcontext(compile_program())
-        key: Hashable = (self.network, self.plan.rows, str(e.backend), e.threads, recipe, recipe.loss.reported)
+        shown = self.loss.reported, self.loss.reported_within  # which losses are not compared by
+        key: Hashable = (self.network, self.plan.rows, str(e.backend), e.threads, recipe, *shown)
         return e._programs.lend(key, compile_program)
 
     def _formulas(self) -> Optimizer:
