@@ -13,6 +13,7 @@ from sklearn.base import clone
 
 from nnfast import MLPClassifier, MLPRegressor
 from nnfast.backends import Backend
+from nnfast.estimators.base import FEW_ROWS
 from nnfast.estimators.lbfgs import Objective
 from tests.tolerances import (
     SAME_MODEL,
@@ -181,6 +182,26 @@ def test_sparse_rows_give_the_same_model(layout: Any, solver: str, task: str, le
     assert distance(ours, dense) < SAME_MODEL
 
 
+@pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel"])
+@pytest.mark.parametrize("backend", ["numpy", "numba"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_the_loss_of_certain_mistakes_is_clipped_the_same(task: str, backend: str, dtype: str) -> None:
+    """Where outputs are 0 and 1 to rounding, the loss that is shown decides when a fit stops."""
+    X, y = make_data(task)
+    X = (1e6 * X).astype(dtype)
+    fitted = []
+    for kind, options in zip(classes_of(task), ({"backend": backend}, {}), strict=True):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            fitted.append(kind((9,), random_state=3, max_iter=40, tol=1e-3, n_iter_no_change=5, **options).fit(X, y))
+    ours, theirs = fitted
+    shares = theirs.predict_proba(X)
+    assert np.minimum(shares, 1 - shares).max() < np.finfo(dtype).eps
+    assert ours.n_iter_ == theirs.n_iter_ < 40
+    tolerance = {"float32": SAME_MODEL_ONE_EPOCH, "float64": SAME_MODEL}[dtype]
+    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=tolerance)
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
 def test_classes_may_be_text(task: str) -> None:
     X, y = make_data(task)
@@ -317,3 +338,32 @@ def test_long_epochs_are_cut_into_stretches_without_changing_the_model(monkeypat
     monkeypatch.setattr("nnfast.estimators.stochastic.STRETCH_SECONDS", 1e-9)  # one step each
     ours, theirs = fit_both("multiclass", X, y, max_iter=30)
     assert_same(ours, theirs, X)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_few_rows_are_predicted_like_many(task: str) -> None:
+    """A few go through scikit-learn's own forward pass, more through a program."""
+    X, y = make_data(task)
+    ours, theirs = fit_both(task, X, y, max_iter=5)
+    many = np.tile(X, (5, 1))
+    assert len(X) <= FEW_ROWS < len(many)
+    method = "predict_proba" if hasattr(ours, "predict_proba") else "predict"
+    few = getattr(ours, method)(X)
+    assert difference(few, getattr(theirs, method)(X)) < SAME_MODEL
+    assert difference(getattr(ours, method)(many), np.tile(few.T, 5).T) < SAME_MODEL
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [{"dtype": "float64"}, {"activation": "gelu"}, {"activation": ["tanh", "relu"]}, {"backend": "numpy"}],
+)
+def test_what_scikit_learn_has_not_is_predicted_for_few_rows_and_many_alike(parameters: dict[str, Any]) -> None:
+    X, y = make_data("multiclass")
+    fitted, _ = fit_both("multiclass", X, y, max_iter=5)
+    fitted.set_params(**parameters)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        fitted.fit(X.astype("float32"), y)
+    one = fitted.predict_proba(X.astype("float32")[:1])
+    assert one.dtype == fitted.coefs_[0].dtype
+    assert difference(one, fitted.predict_proba(np.tile(X.astype("float32"), (5, 1)))[:1]) < SAME_MODEL_ONE_EPOCH

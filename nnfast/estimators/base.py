@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
@@ -32,6 +33,8 @@ from .lbfgs import Objective, check_parameters
 from .programs import Programs, backend_for_prediction
 from .sources import make_inputs
 from .stochastic import StochasticFit
+
+FEW_ROWS = 256  # scikit-learn's forward pass of so few is over before a program has begun
 
 HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
 
@@ -192,6 +195,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
         if check_input:
             X = validate_data(self, networks.as_rows(self, X), accept_sparse=["csr", "csc"], reset=False)
+        if X.shape[0] <= FEW_ROWS and self._is_scikit_learns():
+            return super()._forward_pass_fast(X, check_input=False)
         own = self.coefs_[0].dtype
         found = own if self.dtype is not None else np.result_type(X.dtype, own)
         dtype = found if found.name in ("float32", "float64") else np.dtype(np.float64)
@@ -209,6 +214,17 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             program.state = self._state
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
         return outputs
+
+    def _is_scikit_learns(self) -> bool:
+        """Whether scikit-learn's own forward pass would give the same, on the same kind of processor."""
+        return (
+            self.network is None
+            and self.dtype is None
+            and self.backend == "numba"
+            and isinstance(self.activation, str)
+            and self.activation in SKLEARN_ACTIVATIONS
+            and self.out_activation_ in SKLEARN_ACTIVATIONS
+        )
 
     def to_sklearn(self) -> Any:
         """This fitted model as scikit-learn's own class, with copies of its weights and of its optimizer's state.
