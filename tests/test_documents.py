@@ -1,0 +1,68 @@
+"""What the README and the tutorial tell a reader to do, done."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from nnfast.cli import OK, main
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def blocks(document: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", (ROOT / document).read_text(), re.DOTALL)
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
+def test_the_python_of_a_document_runs_from_its_top_to_its_end(document: str) -> None:
+    names: dict[str, Any] = {}
+    programs = [block for block in blocks(document, "python") if ">>>" not in block]
+    assert len(programs) >= 3
+    for program in programs:
+        exec(compile(program, document, "exec"), names)
+
+
+def test_a_session_in_the_readme_ends_as_it_shows() -> None:
+    sessions = [block for block in blocks("README.md", "python") if ">>>" in block]
+    assert sessions
+    for session in sessions:
+        *lines, shown = session.splitlines()
+        error, message = shown.split(": ", 1)
+        with pytest.raises(ValueError) as raised:
+            exec("\n".join(line.removeprefix(">>> ") for line in lines), {})
+        assert (type(raised.value).__name__, str(raised.value)) == (error, message)
+
+
+def table(target: bool) -> str:
+    rows = [
+        f"{50 + row % 97},{('Bonn', 'Kiel')[row % 2]},{500 * (50 + row % 97) + 7000.5 * (row % 2)}"
+        for row in range(120)
+    ]
+    lines = ["area,town,price", *rows]
+    return "".join(f"{line if target else line.rpartition(',')[0]}\n" for line in lines)
+
+
+def test_the_readme_s_commands_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All but the benchmark, which takes its time, and the installation, which is what CI does."""
+    for name in ("houses", "more", "new"):
+        Path(f"{name}.csv").write_text(table(target=name != "new"))
+    commands = [
+        shlex.split(line, comments=True)
+        for block in (*blocks("README.md", "sh"), *blocks("docs/tutorial.md", "sh"))
+        for line in block.splitlines()
+        if line.startswith("nnfast ") and not line.startswith("nnfast bench")
+    ]
+    assert len(commands) >= 8
+    for _, *arguments in commands:
+        assert main(arguments) == OK, arguments
+    assert len(Path("predictions.csv").read_text().splitlines()) == 121
