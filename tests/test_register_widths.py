@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -39,11 +42,36 @@ for network in (
 """
 
 
-@pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("width", [width for width in (16, 32, 64) if width != VECTOR_BYTES])
-def test_registers_of_other_widths_give_the_same_gradient(width: int, dtype: str, tmp_path: Path) -> None:
+WIDTHS = [width for width in (16, 32, 64) if width != VECTOR_BYTES]
+DTYPES = ("float32", "float64")
+
+
+@pytest.fixture(scope="module")
+def processes(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[tuple[int, str], subprocess.Popen[str]]]:
+    """All at once, since each compiles every kernel anew on one processor.
+
+    Without optimisation, which takes a third of the time: widths decide what the kernels say, not how it is compiled.
+    """
     root = Path(__file__).parent.parent
-    environment = {**os.environ, "PYTHONPATH": str(root), "NNFAST_CACHE_DIR": str(tmp_path)}
-    command = [sys.executable, "-c", PROGRAM, str(width), dtype]
-    done = subprocess.run(command, env=environment, cwd=root, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
+    environment = {**os.environ, "PYTHONPATH": str(root), "NUMBA_OPT": "0"}
+    with contextlib.ExitStack() as stack:
+        started = {}
+        for width, dtype in itertools.product(WIDTHS, DTYPES):
+            environment["NNFAST_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
+            process = subprocess.Popen(
+                [sys.executable, "-c", PROGRAM, str(width), dtype], env=environment, cwd=root,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+            )  # fmt: skip
+            started[width, dtype] = stack.enter_context(process)
+            stack.callback(process.kill)  # before the end of the context waits for it
+        yield started
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("width", WIDTHS)
+def test_registers_of_other_widths_give_the_same_gradient(
+    width: int, dtype: str, processes: dict[tuple[int, str], subprocess.Popen[str]]
+) -> None:
+    process = processes[width, dtype]
+    output, _ = process.communicate()
+    assert process.returncode == 0, output
