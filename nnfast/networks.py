@@ -20,7 +20,7 @@ def lenet5(
     """LeNet-5 (LeCun et al. 1998) as it is built today: ReLU, max pooling, and no padding.
 
     Two convolutions of 5 x 5 with 6 and 16 filters, each before a pool of 2, then dense layers of 120, 84 and
-    `outputs` units. Images must have at least 16 x 16 pixels.
+    `outputs` units. Images must have at least 16 x 16 pixels. TRAINING_SETTINGS["lenet5"] trains it well.
     """
     layers = (
         Conv2D(6, 5, activation="relu"),
