@@ -16,7 +16,7 @@ import pytest
 from nnfast.backends import BackendUnavailableError, Recipe, Source, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend, parse_options
 from nnfast.backends.cuda.layout import Limits, choose_path, lay_out
-from nnfast.backends.cuda.memory import OutOfDeviceMemoryError, bytes_needed, single_steps
+from nnfast.backends.cuda.memory import STAGED_BYTES, OutOfDeviceMemoryError, bytes_needed, single_steps
 from nnfast.backends.cuda.narrow import GRAPH_STEPS, NarrowProgram
 from nnfast.backends.cuda.program import CudaProgram
 from nnfast.losses import LOSSES
@@ -345,6 +345,20 @@ def test_a_batch_too_large_for_the_device_is_told_with_the_largest_that_fits(mak
     assert bytes_needed(make_plan(NETWORK, fits), settings) <= had
     assert bytes_needed(make_plan(NETWORK, fits + 1), settings) > had
     run(bound(backend), 2)  # what did not fit has been given back
+
+
+def test_rows_are_not_sent_by_way_of_page_locked_memory() -> None:
+    xp = make_twin()
+    sent: list[int] = []
+    asarray = xp.asarray
+    xp.asarray = lambda array: (sent.append(array.nbytes), asarray(array))[1]  # type: ignore[func-returns-value]
+    program = make_program(CudaBackend(xp=xp), NETWORK, recipe("cross_entropy"), rows=4)
+    rows, labels = np.random.default_rng(0).random((30_000, 6)), np.arange(30_000) % 3
+    program.bind(Source(rows, labels))
+    assert max(sent) <= STAGED_BYTES < rows.nbytes
+    there = program._upload(program._source)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(there.inputs[0].get(), rows)
+    np.testing.assert_array_equal(there.labels.get(), labels)
 
 
 def test_rows_too_many_for_the_device_are_told_in_bytes() -> None:

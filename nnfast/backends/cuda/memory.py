@@ -18,6 +18,8 @@ from .geometry import part_sizes
 HEADER = 3  # words before the records of a stretch's steps; see kernels/cuda/common.cu
 RECORD = 3  # words of a step's record
 
+STAGED_BYTES = 1 << 20  # that are sent by way of page-locked memory at most
+
 NO_TARGETS, LABELS, NUMBERS = range(3)  # the kinds of targets, as row_loss.cu tells them apart
 
 
@@ -67,7 +69,7 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> Device
     arrays = (*parts, labels, numbers, weights)
     free = free_bytes(xp)
     try:
-        *parts_there, labels, numbers, weights = (xp.asarray(array) for array in arrays)
+        *parts_there, labels, numbers, weights = (_send(xp, array) for array in arrays)
     except MemoryError:
         needed = sum(array.nbytes for array in arrays if not is_on_device(array))
         raise OutOfDeviceMemoryError(
@@ -83,6 +85,20 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> Device
         sample_weight=weights,
         is_weighted=source.sample_weight is not None,
     )
+
+
+def _send(xp: Any, array: Any) -> Any:
+    """A host array on the device, which CuPy's asarray would send by way of page-locked memory.
+
+    Of that CuPy takes the next power of two bytes, and keeps it: for rows as many as fit into a device, too much.
+    """
+    if is_on_device(array) or array.nbytes <= STAGED_BYTES:
+        return xp.asarray(array)
+    there = xp.empty(array.shape, array.dtype)
+    host = np.ascontiguousarray(array)
+    there.set(host)
+    xp.cuda.get_current_stream().synchronize()  # until then the device may read what was sent
+    return there
 
 
 class Stretch:
