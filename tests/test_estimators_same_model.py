@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 import warnings
 from typing import Any
 
@@ -367,3 +368,25 @@ def test_what_scikit_learn_has_not_is_predicted_for_few_rows_and_many_alike(para
     one = fitted.predict_proba(X.astype("float32")[:1])
     assert one.dtype == fitted.coefs_[0].dtype
     assert difference(one, fitted.predict_proba(np.tile(X.astype("float32"), (5, 1)))[:1]) < SAME_MODEL_ONE_EPOCH
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+@pytest.mark.parametrize("options", [{}, {"solver": "lbfgs"}, {"early_stopping": True}, {"solver": "sgd", "alpha": 1}])
+def test_bytes_give_the_model_of_their_numbers(task: str, options: dict[str, Any]) -> None:
+    X, y = make_data(task)
+    X = np.clip(3 * X + 4, 0, 8).astype(np.uint8)
+    ours, theirs = fit_both(task, X, y, max_iter=20, **options)
+    assert ours.coefs_[0].dtype == np.float64
+    assert_same(ours, theirs, X)
+
+
+def test_bytes_are_not_held_as_numbers() -> None:
+    random = np.random.default_rng(0)
+    X, y = random.integers(0, 256, (5000, 784)).astype(np.uint8), np.arange(5000) % 2
+    tracemalloc.start()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        MLPClassifier((2,), max_iter=1).fit(X, y)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 3 * X.nbytes  # float64 alone takes eight times as much

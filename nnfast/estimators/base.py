@@ -68,6 +68,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         """scikit-learn's first weights and counters; for `network`, its own initializers."""
         if self.dtype is not None:
             dtype = check_dtype(self.dtype)
+        elif dtype == np.uint8:
+            dtype = np.dtype(np.float64)  # which scikit-learn makes of bytes
         self._state = self._best_state = np.zeros(0)
         if self.network is not None:
             networks.check_network(self.network, layer_units[0], layer_units[-1])
@@ -106,6 +108,14 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         if not hasattr(self, "_programs"):
             self._programs = Programs()
         return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
+
+    def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
+        """scikit-learn's checks. Bytes stay bytes, an eighth of float64: each batch is converted as it is gathered."""
+        if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype == np.uint8:
+            numbers = np.broadcast_to(np.float64(0), X.shape)  # of the same shape, and no less finite
+            return np.asarray(X), super()._validate_input(numbers, y, incremental, reset)[1]
+        checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)
+        return checked
 
     def _weigh(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> Any:
         """Sample weights with what else weighs a row; a classifier's classes do."""
