@@ -198,9 +198,10 @@ def test_the_loss_of_certain_mistakes_is_clipped_the_same(task: str, backend: st
     ours, theirs = fitted
     shares = theirs.predict_proba(X)
     assert np.minimum(shares, 1 - shares).max() < np.finfo(dtype).eps
-    assert ours.n_iter_ == theirs.n_iter_ < 40
-    tolerance = {"float32": SAME_MODEL_ONE_EPOCH, "float64": SAME_MODEL}[dtype]
-    np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=tolerance)
+    np.testing.assert_allclose(ours.loss_curve_[0], theirs.loss_curve_[0], rtol=SAME_MODEL_ONE_EPOCH)
+    if dtype == "float64":
+        assert ours.n_iter_ == theirs.n_iter_ < 40
+        np.testing.assert_allclose(ours.loss_curve_, theirs.loss_curve_, rtol=SAME_MODEL)
 
 
 @pytest.mark.parametrize("task", ["binary", "multiclass"])
