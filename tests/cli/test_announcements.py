@@ -13,7 +13,7 @@ from nnfast import Dense, Network, train
 from nnfast.backends import numba as backend_module
 from nnfast.kernels.cpu import compilation
 
-LINE = "nnfast: compiling the CPU kernels for float32 (once; about 10 seconds)\n"
+LINE = "nnfast: compiling the CPU kernels for float32 (once; 5 to 10 seconds)\n"
 TRAIN = ("train", "digits", "--backend", "numba", "--hidden", "8", "--epochs", "1")
 
 
