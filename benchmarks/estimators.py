@@ -7,7 +7,8 @@
 Both fit the same data with the same parameters, seed and dtype, in turn (A B A B), in a process of its own for every
 row, after one fit that loads what is loaded once; the medians count. With one thread, the process is pinned to one
 core and its CPU time is taken; with all, the time on the wall. A row counts only if both ran equally many epochs and
-came to equal scores. The first fit in a fresh process, with everything that loads, stands apart.
+came to equal scores. The first fit in a fresh process, with everything that loads, stands apart. So do predictions, of
+the same weights in both, and only where both give the same; the least of several runs counts.
 """
 
 from __future__ import annotations
@@ -35,7 +36,12 @@ DATASETS = {
     "california": ((64, 64), 20),
     "diamonds": ((64, 64), 5),
     "mnist": ((64,), 5),
+    "sparse": ((100,), 5),
+    "text": ((100,), 3),
 }
+# Rows, columns, numbers in a row on average, exponent of how often a column is there: 0 is equally often
+SPARSE = {"sparse": (5000, 5000, 10, 0.0), "text": (4000, 20_000, 80, 1.0)}
+PREDICTED = (1, 100, 10_000)  # rows at a time
 HEADER = (
     "| data | rows x columns | hidden | epochs | dtype | threads | scikit-learn s | nnfast s | times faster "
     "| score, scikit-learn | score, nnfast |\n|---|---|---|---|---|---|---|---|---|---|---|"
@@ -51,6 +57,8 @@ def load(name: str) -> tuple[Any, Any, bool] | None:
     if name == "digits":
         X, y = load_digits(return_X_y=True)
         return X / 16, y, True
+    if name in SPARSE:
+        return *sparse_rows(*SPARSE[name]), True
     file = DATA / {"california": "california_housing.npz"}.get(name, f"{name}.npz")
     if not file.exists():
         return None
@@ -68,6 +76,21 @@ def load(name: str) -> tuple[Any, Any, bool] | None:
     X, y = arrays["x"].astype(float), arrays["y"].astype(float)
     y = np.log(y) if name == "diamonds" else y / 1e5
     return StandardScaler().fit_transform(X), y, False
+
+
+def sparse_rows(rows: int, columns: int, numbers: int, exponent: float) -> tuple[Any, Any]:
+    """CSR rows, and two classes that a line divides. Columns come as words do: the k-th as often as k**-exponent."""
+    import numpy as np
+    import scipy.sparse as sp
+
+    random = np.random.default_rng(0)
+    shares = np.arange(1.0, columns + 1) ** -exponent
+    drawn = random.choice(columns, (rows, numbers), p=shares / shares.sum())
+    X = sp.csr_matrix((np.ones(drawn.size), drawn.ravel(), np.arange(0, drawn.size + 1, numbers)), (rows, columns))
+    X.sum_duplicates()
+    X.data = 1 + np.log(X.data)
+    line = X @ random.normal(size=columns)
+    return X, (line > np.median(line)).astype(int)
 
 
 def measure(name: str, dtype: str, one_thread: bool, repeats: int) -> dict[str, Any] | None:
@@ -92,17 +115,20 @@ def measure(name: str, dtype: str, one_thread: bool, repeats: int) -> dict[str, 
     warnings.simplefilter("ignore")  # that so few epochs do not converge
     for estimator in kinds.values():
         estimator(**{**parameters, "max_iter": 1}).fit(X_train[:1000], y_train[:1000])
+    theirs: Any = None
     for _ in range(repeats):
         for library, estimator in kinds.items():
             fitted = estimator(**parameters)
             start = clock()
             fitted.fit(X_train, y_train)
+            theirs = fitted if library == "sklearn" else theirs
             seconds[library].append(clock() - start)
             scores[library], n_iter[library] = float(fitted.score(X_test, y_test)), int(fitted.n_iter_)
     if abs(scores["sklearn"] - scores["nnfast"]) > SCORES_AGREE or (
         n_iter["sklearn"] != n_iter["nnfast"] and dtype == "float64"
     ):
         raise SystemExit(f"{name} {dtype}: different models: scores {scores}, epochs {n_iter}")
+    predictions = predict_seconds(theirs, type(fitted).from_sklearn(theirs), X_train) if one_thread else None
     # float32 runs may stop at different epochs: then it is the epoch that is compared
     per_epoch = {library: statistics.median(taken) / n_iter[library] for library, taken in seconds.items()}
     return {
@@ -110,7 +136,31 @@ def measure(name: str, dtype: str, one_thread: bool, repeats: int) -> dict[str, 
         "epochs": n_iter["sklearn"],
         "seconds": {library: one * n_iter["sklearn"] for library, one in per_epoch.items()},
         "scores": scores,
+        "predictions": predictions,
     }
+
+
+def predict_seconds(theirs: Any, ours: Any, X: Any) -> list[dict[str, float]]:
+    """CPU seconds of predict for each of PREDICTED rows of X, or as many as there are, by estimators of one model."""
+    import numpy as np
+
+    methods = {"sklearn": theirs.predict, "nnfast": ours.predict}
+    taken = []
+    for rows in PREDICTED:
+        part = X[:rows]
+        agree = np.isclose(theirs.predict(part), ours.predict(part), rtol=1e-3, atol=1e-3)
+        if agree.mean() < 0.999:
+            raise SystemExit(f"{rows} rows: predictions of the same weights differ")
+        repeats = max(3, 1000 // rows)
+        least = dict.fromkeys(methods, float("inf"))
+        for _ in range(7):
+            for library, predict in methods.items():
+                start = time.process_time()
+                for _ in range(repeats):
+                    predict(part)
+                least[library] = min(least[library], (time.process_time() - start) / repeats)
+        taken.append(least)
+    return taken
 
 
 def first_fit(library: str) -> float:
@@ -166,6 +216,14 @@ def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
         "",
         HEADER,
     ]
+    predictions = [
+        "",
+        "Predictions, one thread: microseconds of a call of predict for so many rows, or all that there are, by "
+        "scikit-learn / nnfast with the same weights.",
+        "",
+        "| data | dtype |" + "".join(f" {rows:,} row{'s' * (rows > 1)} |" for rows in PREDICTED),
+        "|---|---|" + "--:|" * len(PREDICTED),
+    ]
     print("\n".join(lines), flush=True)
     for name in datasets:
         for dtype in dtypes:
@@ -183,6 +241,10 @@ def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
                     f"| {row['scores']['sklearn']:.4f} | {row['scores']['nnfast']:.4f} |"
                 )
                 print(lines[-1], flush=True)
+                if one_thread:
+                    times = [f"{1e6 * one['sklearn']:.0f} / {1e6 * one['nnfast']:.0f}" for one in row["predictions"]]
+                    predictions.append(f"| {name} | {dtype} | {' | '.join(times)} |")
+    print("\n".join(predictions), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         cold = in_a_process("first_fit('nnfast')", False, NNFAST_CACHE_DIR=folder)
         warm = [in_a_process("first_fit('nnfast')", False, NNFAST_CACHE_DIR=folder) for _ in range(repeats)]
@@ -197,7 +259,7 @@ def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
         f"| nnfast, the first time on this machine: kernels are compiled | {cold:.1f} |",
     ]
     print("\n".join(first))
-    return "\n".join([*lines, *first, ""])
+    return "\n".join([*lines, *predictions, *first, ""])
 
 
 def _versions() -> list[str]:
