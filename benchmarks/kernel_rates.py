@@ -295,6 +295,8 @@ def seconds_of(case: Case) -> float:
 
 
 def main() -> None:
+    from image_kernel_rates import peak  # which takes its cases and clock from here
+
     if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
         sys.exit(f"one thread is measured: run {__doc__.splitlines()[-1]}" if __doc__ else "set OPENBLAS_NUM_THREADS=1")
     facts = gather()
@@ -305,10 +307,15 @@ def main() -> None:
         seconds = seconds_of(case)
         rate = f"{1e9 * seconds / case.elements:.2f} | {case.bytes / seconds / 1e9:.1f}"
         print(f"| {case.kernel} | {case.shape} | {1e6 * seconds:.2f} | {rate} |", flush=True)
-    print("\n| product | batch x inputs x outputs | us | GFLOP/s | BLAS: GFLOP/s |\n|---|---|--:|--:|--:|")
+    most = peak()
+    print(f"\nPeak: {most / 1e9:.1f} GFLOP/s.\n")
+    print(
+        "| product | batch x inputs x outputs | us | GFLOP/s | of the peak | BLAS: GFLOP/s |\n|---|---|--:|--:|--:|--:|"
+    )
     for ours, blas in products():
         seconds = seconds_of(ours)
-        rates = f"{ours.flops / seconds / 1e9:.1f} | {blas.flops / seconds_of(blas) / 1e9:.1f}"
+        rate = ours.flops / seconds
+        rates = f"{rate / 1e9:.1f} | {rate / most:.0%} | {blas.flops / seconds_of(blas) / 1e9:.1f}"
         print(f"| {ours.kernel} | {ours.shape} | {1e6 * seconds:.2f} | {rates} |", flush=True)
 
 

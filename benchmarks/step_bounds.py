@@ -1,0 +1,92 @@
+"""What bounds a training step on one thread: the least time that this core allows, beside what a step takes.
+
+OPENBLAS_NUM_THREADS=1 taskset -c 0 python benchmarks/step_bounds.py
+
+The least time of the products is their multiply-adds at the rate of registers alone, without a load or a store. The
+other passes (gather, biases and activations, derivatives, loss, sums of biases' gradients, update) are timed one by
+one, with their arrays in the cache; each is held to NumPy's result first. A step is the engine's, verified as by
+`nnfast bench`; what it takes above both is loads and remainders of the products, arrays that have left the cache, the
+transposition of the weights, and calls.
+"""
+
+from __future__ import annotations
+
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterator
+
+from image_kernel_rates import peak
+from kernel_rates import Case, derivatives, gathers, losses, row_sums, seconds_of, updates, values
+
+from nnfast.bench import REFERENCE, Runner, verify
+from nnfast.cli.info import gather
+from nnfast.network import Dense
+from nnfast.optimizers import get_optimizer
+from nnfast.workloads import WORKLOADS, Workload
+
+REPEATS = 9
+SECONDS = 0.2  # one repeat takes about so long
+
+
+def passes(workload: Workload) -> Iterator[Case]:
+    """Everything in a step of dense layers but its products."""
+    n, plan = workload.batch_size, workload.plan()
+    yield gathers("float32", n, workload.inputs)
+    if workload.data == "classes":
+        yield gathers("int64", n, workload.outputs)
+    else:
+        yield gathers("float32", n, workload.outputs)
+    for layer in workload.network().layers[:-1]:
+        assert isinstance(layer, Dense)
+        yield values(workload.activation, n, layer.units)
+        yield derivatives(workload.activation, n, layer.units)
+        yield row_sums(n, layer.units)
+    yield losses(workload.output_activation, workload.loss, n, workload.outputs)
+    yield row_sums(n, workload.outputs)
+    yield updates(get_optimizer(workload.optimizer), plan.parameter_count)
+
+
+def step_seconds(workload: Workload) -> float:
+    """Median processor time of a step, once its results are those of the reference."""
+    runner = Runner(workload, "numba", threads=1)
+    verify(runner, Runner(workload, REFERENCE).outcome())
+    runner.prepare(20)
+    per_step = runner.seconds() / runner.steps
+    runner.prepare(max(1, int(SECONDS / per_step)))
+    times = []
+    for _ in range(REPEATS):
+        runner.reset()
+        start = time.process_time()
+        runner.run()
+        times.append((time.process_time() - start) / runner.steps)
+    return statistics.median(times)
+
+
+def main() -> None:
+    if os.environ.get("OPENBLAS_NUM_THREADS") != "1":
+        sys.exit("one thread is measured: run OPENBLAS_NUM_THREADS=1 taskset -c 0 python benchmarks/step_bounds.py")
+    facts = gather()
+    packages = ", ".join(f"{name} {facts['packages'][name]}" for name in ("numpy", "numba"))
+    print(f"{facts['cpu']} ({facts['backends']['numba']['description']}), {packages}, Python {facts['python']}\n")
+    rate = peak()
+    print(f"Multiply-adds in registers: {rate / 1e9:.1f} GFLOP/s. Microseconds a step; samples a second.\n")
+    print("| workload | MFLOP | products, least | other passes | least | a step | of it | least allows | reached |")
+    print("|---|--:|--:|--:|--:|--:|--:|--:|--:|")
+    for workload in WORKLOADS.values():
+        flops = workload.flops_per_row() * workload.batch_size
+        products = flops / rate
+        others = None if workload.named else sum(seconds_of(case) for case in passes(workload))
+        least = products + (others or 0.0)
+        step = step_seconds(workload)
+        cells = (
+            workload.name, f"{flops / 1e6:.4g}", f"{1e6 * products:.3g}",
+            "not measured" if others is None else f"{1e6 * others:.3g}", f"{1e6 * least:.3g}", f"{1e6 * step:.3g}",
+            f"{least / step:.0%}", f"{workload.batch_size / least:,.0f}", f"{workload.batch_size / step:,.0f}",
+        )  # fmt: skip
+        print(f"| {' | '.join(cells)} |", flush=True)
+
+
+if __name__ == "__main__":
+    main()
