@@ -92,42 +92,60 @@ def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
     """Call function(number, count) for number = 0, ..., count - 1, each in a thread of its own; return when all have.
 
     The threads may wait for each other: they start together or not at all. Where the system gives no more of them,
-    there are fewer, and each is told so. Raises what a call raised. Ctrl-C waits until all are done.
+    there are fewer, and each is told so. Raises what a call raised. Ctrl-C, and what a signal's handler raises, wait
+    until all are done.
     """
     if count == 1:
         function(0, 1)
         return
     gate = threading.Event()
-    started: list[threading.Thread] = []
+    started: list[tuple[threading.Thread, threading.Event]] = []
     errors: list[BaseException] = []
     team = 0  # nobody, until all are there
 
-    def work(number: int) -> None:
+    def work(number: int, done: threading.Event) -> None:
         try:
             gate.wait()
             if number < team:
                 function(number, team)
         except BaseException as error:
             errors.append(error)
+        finally:
+            done.set()
 
     with postponed():
         try:
             for number in range(count):
-                thread = threading.Thread(target=work, args=(number,), daemon=True)
+                done = threading.Event()
+                thread = threading.Thread(target=work, args=(number, done), daemon=True)
                 try:
                     thread.start()
                 except RuntimeError:  # "can't start new thread"
                     break
-                started.append(thread)
+                started.append((thread, done))
             team = len(started)
         finally:
-            gate.set()
-            for thread in started:
-                thread.join()
+            _release(gate, started)
     if errors:
         raise errors[0]
     if not started:
         function(0, 1)
+
+
+def _release(gate: threading.Event, started: list[tuple[threading.Thread, threading.Event]]) -> None:
+    """Let the threads go, and wait for them: they use the caller's arrays. Then raises what a signal's handler did."""
+    interruption = None
+    while True:
+        try:
+            gate.set()
+            for thread, done in started:
+                done.wait()  # Thread.join, interrupted, would take the thread for dead (CPython issue 90882)
+                thread.join()
+            break
+        except BaseException as error:
+            interruption = error
+    if interruption:
+        raise interruption
 
 
 @cache

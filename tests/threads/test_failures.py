@@ -104,6 +104,33 @@ with fair_share(2) as share:
 """)
 
 
+def test_what_a_signals_handler_raises_waits_for_the_threads() -> None:
+    """A time limit, or an orderly exit: the threads use arrays that the caller would let go."""
+    run_script("""
+done, never = [], threading.Event()
+
+def ring(number, frame):
+    raise TimeoutError("the time is up")
+
+def work(number, count):
+    for _ in range(count):
+        never.wait(0.1)
+        if number == 0:
+            os.kill(os.getpid(), signal.SIGTERM)
+    never.wait(0.5)
+    done.append(number)
+
+signal.signal(signal.SIGTERM, ring)
+try:
+    run_in_threads(work, 3)
+except TimeoutError:
+    assert sorted(done) == [0, 1, 2], done
+    assert threading.active_count() == 1
+else:
+    sys.exit("the handler's error was lost")
+""")
+
+
 def test_ctrl_c_during_a_stretch_leaves_it_whole() -> None:
     """The program's arrays are nobody's but the user's once KeyboardInterrupt is there: the stretch is at its end."""
     run_script("""
