@@ -391,3 +391,21 @@ def test_bytes_are_not_held_as_numbers() -> None:
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 3 * X.nbytes  # float64 alone takes eight times as much
+
+
+@pytest.mark.parametrize("layout", ["bytes swapped", "sparse values apart", "sparse indices apart"])
+def test_rows_mean_the_same_however_they_lie_in_memory(layout: str) -> None:
+    """Programs read arrays by their addresses; scikit-learn and SciPy accept any layout."""
+    X, y = make_data("multiclass")
+    X[abs(X) < 1.6] = 0
+    fitted, _ = fit_both("multiclass", X, y, max_iter=3)
+    many = np.tile(X, (5, 1))
+    rows = sp.csr_matrix(many)
+    if layout == "bytes swapped":
+        rows = many.astype(many.dtype.newbyteorder())
+    elif layout == "sparse values apart":
+        rows = (rows * (1 + 1j)).real
+        assert not rows.data.flags.c_contiguous
+    else:
+        rows.indices = np.repeat(rows.indices, 2)[::2]
+    assert difference(fitted.predict_proba(rows), fitted.predict_proba(many)) < SAME_MODEL

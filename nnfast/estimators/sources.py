@@ -11,20 +11,23 @@ from numpy.typing import NDArray
 from ..backends import Source
 from ..network import Network
 
+FLOATS = np.dtype(np.float32), np.dtype(np.float64)
+
 
 def make_inputs(X: Any, dtype: np.dtype[Any]) -> Any:
     """X (n_samples, n_features), dense or sparse, as a backend reads it.
 
-    float32, float64 and, where dense, uint8 are taken as they are and converted as rows are gathered.
+    float32, float64 and, where dense, uint8 are taken as they are, in this machine's byte order, and converted as rows
+    are gathered.
     """
     if scipy.sparse.issparse(X):
         X = X.tocsr()
-        if X.indices.dtype != X.indptr.dtype:  # a kernel takes one index type
-            X = type(X)((X.data, X.indices.astype(X.indptr.dtype), X.indptr), shape=X.shape)
-        return X if X.dtype.name in ("float32", "float64") else X.astype(dtype)
-    if X.dtype.name not in ("float32", "float64", "uint8"):
-        X = X.astype(dtype)
-    return np.ascontiguousarray(X)
+        index = X.indptr.dtype  # a kernel takes one index type
+        data = np.ascontiguousarray(X.data, None if X.dtype in FLOATS else dtype)
+        indices, starts = np.ascontiguousarray(X.indices, index), np.ascontiguousarray(X.indptr)
+        fits = data is X.data and indices is X.indices and starts is X.indptr
+        return X if fits else type(X)((data, indices, starts), shape=X.shape)
+    return np.ascontiguousarray(X, None if X.dtype in FLOATS or X.dtype == np.uint8 else dtype)
 
 
 def make_source(X: Any, y: NDArray[Any], sample_weight: Any, network: Network, dtype: np.dtype[Any]) -> Source:
