@@ -8,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pytest.importorskip("numba")
@@ -85,6 +86,38 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert output_of(start(PROBE, tmp_path / "file" / "below")) == "42.0 compiled"
+
+
+def test_a_user_without_a_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_home() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    for variable in ("NNFAST_CACHE_DIR", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr(Path, "home", no_home)
+    assert compilation.cache_directory.__wrapped__() is None
+
+
+def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path) -> None:
+    output_of(start(PROBE, tmp_path))
+    refusing = "import os, tempfile\n\ndef refuse(*_, **__):\n    raise PermissionError\n\ntempfile.mkstemp = os.open = refuse\n"
+    assert output_of(start(refusing + PROBE, tmp_path)) == "42.0 loaded"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no such modes")
+def test_a_cache_may_be_shared_by_users(tmp_path: Path) -> None:
+    output_of(start(PROBE, tmp_path))
+    (file,) = tmp_path.rglob("*.o")
+    umask = os.umask(0)
+    os.umask(umask)
+    assert file.stat().st_mode & 0o777 == 0o666 & ~umask
+
+
+def test_a_loaded_kernel_is_there_while_another_is_compiled() -> None:
+    dtype = np.dtype(np.float64)
+    kernel = compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype)
+    with compilation._lock:  # as the thread holds it that compiles
+        assert compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype) == kernel
 
 
 def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

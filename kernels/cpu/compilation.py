@@ -8,11 +8,11 @@ kernels' modules, which need it, are imported where all is compiled already.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
 import os
 import sys
-import tempfile
 import threading
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +23,7 @@ import llvmlite.binding
 import numpy as np
 
 import nnfast.random
+from nnfast.files import write_bytes
 
 from .registers import VECTOR_BYTES
 
@@ -54,7 +55,10 @@ def user_cache_directory() -> Path:
 
 @cache
 def cache_directory() -> Path | None:
-    """The folder of code compiled from these very sources for this processor, or None if none can be written."""
+    """The folder of code compiled from these very sources for this processor, or None if none can be made.
+
+    One that cannot be written is read all the same: it may have been filled when a container was built.
+    """
     digest = hashlib.sha256()
     # nnfast.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
     for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.random.__file__)]:
@@ -69,10 +73,9 @@ def cache_directory() -> Path | None:
     try:
         directory = user_cache_directory().resolve() / f"cpu_{digest.hexdigest()[:16]}"
         directory.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=directory):
-            return directory
-    except OSError:
+    except (OSError, RuntimeError):  # the latter where a user has no home
         return None
+    return directory
 
 
 def helper(function: Callable[..., Any]) -> Any:
@@ -103,6 +106,8 @@ def c_callable(name: str, arguments: str, dtype: np.dtype[Any], function: Callab
     each: "p" a pointer to `dtype`, "r" one to int64, "D" one to float64; "n" an int64, "u" a uint64, "d" a float64.
     """
     symbol = f"nnfast_{name}_{dtype.name}"
+    if symbol in _loaded:  # without waiting for what another thread compiles
+        return _loaded[symbol]
     with _lock:
         if symbol not in _loaded:
             code = _read(symbol)
@@ -169,12 +174,6 @@ def _read(symbol: str) -> bytes | None:
 
 def _write(symbol: str, code: bytes) -> None:
     """Keep an object file, if that is possible. Another process may write the same: each moves its own into place."""
-    path = _path(symbol)
-    if path is None:
-        return
-    try:
-        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".tmp", delete=False) as file:
-            file.write(hashlib.sha256(code).digest() + code)
-        os.replace(file.name, path)
-    except OSError:  # the folder was there when the process began
-        pass
+    if path := _path(symbol):
+        with contextlib.suppress(OSError):
+            write_bytes(path, hashlib.sha256(code).digest() + code)

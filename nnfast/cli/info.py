@@ -192,6 +192,7 @@ def _gpus() -> list[str]:
 def _cache() -> str | None:
     try:
         from ..kernels.cpu.compilation import user_cache_directory
-    except ImportError:
+
+        return str(user_cache_directory())
+    except (ImportError, RuntimeError):  # the latter where a user has no home
         return None
-    return str(user_cache_directory())
