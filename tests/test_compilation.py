@@ -100,7 +100,14 @@ def test_a_user_without_a_home_is_no_error(monkeypatch: pytest.MonkeyPatch) -> N
 
 def test_a_cache_that_cannot_be_written_is_read(tmp_path: Path) -> None:
     output_of(start(PROBE, tmp_path))
-    refusing = "import os, tempfile\n\ndef refuse(*_, **__):\n    raise PermissionError\n\ntempfile.mkstemp = os.open = refuse\n"
+    refusing = """
+import os, tempfile
+
+def refuse(*_, **__):
+    raise PermissionError
+
+tempfile.mkstemp = os.open = refuse
+"""
     assert output_of(start(refusing + PROBE, tmp_path)) == "42.0 loaded"
 
 
@@ -118,6 +125,15 @@ def test_a_loaded_kernel_is_there_while_another_is_compiled() -> None:
     kernel = compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype)
     with compilation._lock:  # as the thread holds it that compiles
         assert compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype) == kernel
+
+
+def test_kernels_are_compiled_where_the_user_s_own_functions_are_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("NUMBA_DISABLE_JIT", "1")
+    monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path))
+    own = "import numba\n\nassert not hasattr(numba.njit(lambda x: x), 'compile')\n"
+    assert output_of(start(TRAINING + own)) == "compiled"
 
 
 def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

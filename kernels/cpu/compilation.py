@@ -14,7 +14,7 @@ import importlib.metadata
 import os
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,15 +112,28 @@ def c_callable(name: str, arguments: str, dtype: np.dtype[Any], function: Callab
         if symbol not in _loaded:
             code = _read(symbol)
             if code is None:
-                from .compiler import object_code
+                with _enabled():
+                    from .compiler import object_code
 
-                code = object_code(function(), symbol, arguments, dtype)
+                    code = object_code(function(), symbol, arguments, dtype)
                 _write(symbol, code)
             engine = _engine()
             engine.add_object_file(llvmlite.binding.ObjectFileRef.from_data(code))
             engine.finalize_object()
             _loaded[symbol] = Kernel(engine.get_function_address(symbol))
         return _loaded[symbol]
+
+
+@contextlib.contextmanager
+def _enabled() -> Iterator[None]:
+    """Within this Numba compiles, although NUMBA_DISABLE_JIT may keep it from the user's own functions."""
+    from numba.core import config
+
+    previous, config.DISABLE_JIT = config.DISABLE_JIT, 0
+    try:
+        yield
+    finally:
+        config.DISABLE_JIT = previous
 
 
 def written_kernel(kind: str, text: str, arguments: str, dtype: np.dtype[Any]) -> Kernel:
