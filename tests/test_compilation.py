@@ -71,10 +71,16 @@ def test_processes_that_compile_at_once_do_not_disturb_each_other(tmp_path: Path
     assert [file.suffix for file in tmp_path.rglob("*") if file.is_file()] == [".o"]
 
 
-@pytest.mark.parametrize("damage", ["cut", "empty", "changed"])
+@pytest.mark.parametrize("damage", ["cut", "empty", "changed", "another kernel's"])
 def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
     output_of(start(PROBE, tmp_path))
     (file,) = tmp_path.rglob("*.o")
+    if damage == "another kernel's":
+        output_of(start(PROBE.replace("probe", "other"), tmp_path))
+        (other,) = {*tmp_path.rglob("*.o")} - {file}
+        other.replace(file)
+        assert output_of(start(PROBE, tmp_path)) == "42.0 compiled"
+        return
     content = file.read_bytes()
     middle = len(content) // 2
     changed = content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :]

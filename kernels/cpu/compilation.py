@@ -175,18 +175,22 @@ def _path(symbol: str) -> Path | None:
 
 
 def _read(symbol: str) -> bytes | None:
-    """The object file of that name, unless there is none or it is damaged: it begins with its own hash."""
+    """The object file of that name, unless there is none or it is damaged: it begins with a hash of both."""
     path = _path(symbol)
     try:
         content = path.read_bytes() if path else b""
     except OSError:
         return None
     digest, code = content[:32], content[32:]
-    return code if code and hashlib.sha256(code).digest() == digest else None
+    return code if code and _digest(symbol, code) == digest else None
+
+
+def _digest(symbol: str, code: bytes) -> bytes:
+    return hashlib.sha256(symbol.encode() + b"\0" + code).digest()
 
 
 def _write(symbol: str, code: bytes) -> None:
     """Keep an object file, if that is possible. Another process may write the same: each moves its own into place."""
     if path := _path(symbol):
         with contextlib.suppress(OSError):
-            write_bytes(path, hashlib.sha256(code).digest() + code)
+            write_bytes(path, _digest(symbol, code) + code)
