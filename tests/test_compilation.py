@@ -89,6 +89,16 @@ def test_a_damaged_file_is_compiled_anew(tmp_path: Path, damage: str) -> None:
     assert output_of(start(PROBE, tmp_path)) == "42.0 loaded"
 
 
+def test_a_worker_with_threads_of_its_own_loads_what_its_parent_compiled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output_of(start(PROBE, tmp_path))
+    monkeypatch.setenv("NUMBA_NUM_THREADS", "1")
+    assert output_of(start(PROBE, tmp_path)) == "42.0 loaded"
+    monkeypatch.setenv("NUMBA_OPT", "0")
+    assert output_of(start(PROBE, tmp_path)) == "42.0 compiled"
+
+
 def test_a_cache_that_cannot_be_written_is_no_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     assert output_of(start(PROBE, tmp_path / "file" / "below")) == "42.0 compiled"

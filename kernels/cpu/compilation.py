@@ -33,6 +33,9 @@ OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz
 
 KERNELS = Path(__file__).resolve().parent
 
+# Settings of Numba's that change no code. joblib's workers have the first set, and find what their parent compiled.
+HARMLESS = {"NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE_DIR", "NUMBA_DISABLE_JIT"}
+
 
 class Kernel(NamedTuple):
     """A compiled kernel, which stays where it is as long as the process lives."""
@@ -63,7 +66,11 @@ def cache_directory() -> Path | None:
     # nnfast.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
     for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.random.__file__)]:
         digest.update(source.read_bytes())
-    settings = [f"{name}={value}" for name, value in sorted(os.environ.items()) if name.startswith("NUMBA_")]
+    settings = [
+        f"{name}={value}"
+        for name, value in sorted(os.environ.items())
+        if name.startswith("NUMBA_") and name not in HARMLESS
+    ]
     features = llvmlite.binding.get_host_cpu_features().flatten()
     for part in (
         importlib.metadata.version("numba"), llvmlite.__version__, sys.version, llvmlite.binding.get_process_triple(),
