@@ -62,7 +62,10 @@ def test_the_readme_s_commands_run_in_their_order(monkeypatch: pytest.MonkeyPatc
         for line in block.splitlines()
         if line.startswith("nnfast ") and not line.startswith("nnfast bench")
     ]
-    assert len(commands) >= 8
+    for number, description in enumerate(blocks("README.md", "toml")):
+        Path(f"{number}.toml").write_text(description)
+        commands.append(["nnfast", "train", "--config", f"{number}.toml"])
+    assert len(commands) >= 9
     for _, *arguments in commands:
         assert main(arguments) == OK, arguments
     assert len(Path("predictions.csv").read_text().splitlines()) == 121
