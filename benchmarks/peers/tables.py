@@ -13,9 +13,7 @@ _HEADER = (
     "workload", "peer", "samples/s", "spread", "of best", "GFLOP/s", "of BLAS", "instr/row", "first call",
 )  # fmt: skip
 BEGIN, END = "<!-- peers: written by python -m benchmarks.peers -->", "<!-- peers: end -->"
-CACHES = (
-    "nnfast compiles its kernels, which serve every network, in the first row, and keeps them on disk for the others."
-)
+CACHES = "nnfast compiles a kernel in the first row that needs it, and keeps it on disk for the others."
 
 
 def heading(report: Mapping[str, Any]) -> str:
