@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nnfast.backends import NAMES, unavailable
-from nnfast.bench import environment
+from nnfast.benchmarking.bench import environment
 
 
 @pytest.fixture(scope="session")

@@ -207,7 +207,7 @@ def in_a_process(call: str, one_thread: bool, **environment: str) -> Any:
 
 def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
     """The Markdown of both tables, printed as it comes."""
-    from nnfast.bench import environment
+    from nnfast.benchmarking.bench import environment
 
     facts = environment()
     lines = [

@@ -16,16 +16,16 @@ from numba import njit, types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
-from nnfast.backends import numpy_layers
-from nnfast.cli.info import gather
+from nnfast.backends.environment import gather
+from nnfast.backends.numpy import layers as numpy_layers
 from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, pooling
 from nnfast.kernels.cpu.catalogue import kernel
-from nnfast.kernels.cpu.compilation import OPTIONS
+from nnfast.kernels.cpu.options import OPTIONS
 from nnfast.kernels.cpu.registers import group_size
 from nnfast.kernels.cpu.tables import BATCH
 from nnfast.kernels.cpu.tiles import INDEX
 from nnfast.kernels.cpu.vectors import load_vector, multiply_add, register_of, store_vector
-from nnfast.windows import Window, make_window
+from nnfast.networks.windows import Window, make_window
 
 LANES = group_size(T)
 NOTHING = np.zeros(0, T)

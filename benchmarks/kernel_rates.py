@@ -16,19 +16,19 @@ from typing import Any, NamedTuple
 import numpy as np
 from numba import njit
 
-from nnfast.activations import ACTIVATIONS
-from nnfast.backends.numpy import delta_of_outputs, loss_of_outputs
-from nnfast.cli.info import gather
+from nnfast.backends.environment import gather
+from nnfast.backends.numpy.program import delta_of_outputs, loss_of_outputs
+from nnfast.benchmarking.workloads import WORKLOADS
+from nnfast.formulas.activations import ACTIVATIONS
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import adam, sgd
 from nnfast.kernels.cpu.calls import call_void
 from nnfast.kernels.cpu.catalogue import kernel as kernel_of
-from nnfast.kernels.cpu.compilation import OPTIONS
 from nnfast.kernels.cpu.formulas import derivative_kernel, loss_kernel, update_kernel, value_kernel
 from nnfast.kernels.cpu.gather import gather_kernel
+from nnfast.kernels.cpu.options import OPTIONS
 from nnfast.kernels.cpu.panels import PACK_SIZE, is_narrow
-from nnfast.losses import LOSSES
-from nnfast.optimizers import adam, sgd
-from nnfast.random import dropout_keep, dropout_threshold
-from nnfast.workloads import WORKLOADS
+from nnfast.support.random import dropout_keep, dropout_threshold
 
 REPEATS = 7
 SECONDS = 0.03  # one repeat takes at least so long

@@ -14,11 +14,12 @@ import numpy as np
 import scipy.sparse as sp
 
 from nnfast import Dense, Network, get_backend
-from nnfast.backends import Program, Recipe, Source
+from nnfast.backends import Program, Source
+from nnfast.formulas.losses import get_loss
+from nnfast.formulas.optimizers import adam
 from nnfast.kernels.cpu import sparse
-from nnfast.losses import get_loss
-from nnfast.optimizers import adam
-from nnfast.plan import make_plan
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 
 ROWS, BATCH, EPOCHS = 600, 200, 5
 SHAPES = ((500, 64), (2000, 32), (2000, 256), (5000, 100))

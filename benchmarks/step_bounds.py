@@ -20,11 +20,11 @@ from collections.abc import Iterator
 from image_kernel_rates import peak
 from kernel_rates import Case, derivatives, gathers, losses, row_sums, seconds_of, updates, values
 
-from nnfast.bench import REFERENCE, Runner, verify
-from nnfast.cli.info import gather
-from nnfast.network import Dense
-from nnfast.optimizers import get_optimizer
-from nnfast.workloads import WORKLOADS, Workload
+from nnfast.backends.environment import gather
+from nnfast.benchmarking.bench import REFERENCE, Runner, verify
+from nnfast.benchmarking.workloads import WORKLOADS, Workload
+from nnfast.formulas.optimizers import get_optimizer
+from nnfast.networks.network import Dense
 
 REPEATS = 9
 SECONDS = 0.2  # one repeat takes about so long

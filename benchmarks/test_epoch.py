@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from nnfast.backends import Source
-from nnfast.bench import REFERENCE, TOLERANCES, VERIFIED_STEPS, Outcome, Runner, verify
-from nnfast.workloads import WORKLOADS, get_workload
+from nnfast.benchmarking.bench import REFERENCE, TOLERANCES, VERIFIED_STEPS, Outcome, Runner, verify
+from nnfast.benchmarking.workloads import WORKLOADS, get_workload
 
 ROUNDS = 5
 

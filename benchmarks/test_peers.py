@@ -26,7 +26,7 @@ from benchmarks.peers.roofline import Peak, of_step
 from benchmarks.peers.workers import Cannot, Server, Trained, Worker, WorkerError
 from nnfast.backends import get_backend
 from nnfast.backends.cuda import CudaBackend
-from nnfast.workloads import WORKLOADS, get_workload
+from nnfast.benchmarking.workloads import WORKLOADS, get_workload
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 

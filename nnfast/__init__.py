@@ -14,11 +14,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .activations import ACTIVATIONS, Activation
     from .backends import BackendUnavailableError, get_backend
     from .estimators import MLPClassifier, MLPRegressor
-    from .history import EpochRecord, History
-    from .layers import (
+    from .formulas.activations import ACTIVATIONS, Activation
+    from .formulas.losses import LOSSES, Loss
+    from .formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+    from .formulas.schedules import SCHEDULES, Schedule, get_schedule
+    from .models.history import EpochRecord, History
+    from .models.model import Model
+    from .networks.layers import (
         AveragePool2D,
         BatchNorm,
         Conv2D,
@@ -27,23 +31,19 @@ if TYPE_CHECKING:
         Flatten,
         GlobalAveragePool2D,
         MaxPool2D,
-    )  # fmt: skip
-    from .losses import LOSSES, Loss
-    from .model import Model
-    from .network import Network, multilayer_perceptron
-    from .networks import lenet5
-    from .optimizers import OPTIMIZERS, Optimizer, get_optimizer
-    from .schedules import SCHEDULES, Schedule, get_schedule
-    from .training import DivergenceError, EarlyStopping, train
+    )
+    from .networks.named import lenet5
+    from .networks.network import Network, multilayer_perceptron
+    from .training.train import DivergenceError, EarlyStopping, train
 
 __version__ = "0.1.0"
 
 _HOMES: dict[str, tuple[str, ...]] = {
-    "activations": ("ACTIVATIONS", "Activation"),
-    "backends": ("BackendUnavailableError", "get_backend"),
-    "estimators": ("MLPClassifier", "MLPRegressor"),
-    "history": ("EpochRecord", "History"),
-    "layers": (
+    "formulas.activations": ("ACTIVATIONS", "Activation"),
+    "formulas.losses": ("LOSSES", "Loss"),
+    "formulas.optimizers": ("OPTIMIZERS", "Optimizer", "get_optimizer"),
+    "formulas.schedules": ("SCHEDULES", "Schedule", "get_schedule"),
+    "networks.layers": (
         "AveragePool2D",
         "BatchNorm",
         "Conv2D",
@@ -53,13 +53,13 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "GlobalAveragePool2D",
         "MaxPool2D",
     ),
-    "losses": ("LOSSES", "Loss"),
-    "model": ("Model",),
-    "network": ("Network", "multilayer_perceptron"),
-    "networks": ("lenet5",),
-    "optimizers": ("OPTIMIZERS", "Optimizer", "get_optimizer"),
-    "schedules": ("SCHEDULES", "Schedule", "get_schedule"),
-    "training": ("DivergenceError", "EarlyStopping", "train"),
+    "networks.named": ("lenet5",),
+    "networks.network": ("Network", "multilayer_perceptron"),
+    "backends": ("BackendUnavailableError", "get_backend"),
+    "models.history": ("EpochRecord", "History"),
+    "models.model": ("Model",),
+    "training.train": ("DivergenceError", "EarlyStopping", "train"),
+    "estimators": ("MLPClassifier", "MLPRegressor"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

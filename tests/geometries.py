@@ -6,7 +6,7 @@ from typing import Any
 
 from hypothesis import strategies as st
 
-from nnfast.layers import Conv2D, Layer
+from nnfast.networks.layers import Conv2D, Layer
 
 
 def convolutions() -> st.SearchStrategy[tuple[tuple[int, int, int], Conv2D]]:

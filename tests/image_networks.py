@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from nnfast.layers import (
+from nnfast.networks.layers import (
     AveragePool2D,
     BatchNorm,
     Conv2D,
@@ -13,7 +13,7 @@ from nnfast.layers import (
     Layer,
     MaxPool2D,
 )
-from nnfast.network import Network
+from nnfast.networks.network import Network
 
 
 def _images(shape: tuple[int, ...], *layers: Layer) -> Network:

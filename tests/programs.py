@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnfast.backends import Backend, Program, Recipe, Source, get_backend
-from nnfast.intervals import parse_interval
-from nnfast.losses import LOSSES, Loss
-from nnfast.network import Network
-from nnfast.optimizers import Optimizer, sgd
-from nnfast.plan import make_plan
+from nnfast.backends import Backend, Program, Source, get_backend
+from nnfast.formulas.intervals import parse_interval
+from nnfast.formulas.losses import LOSSES, Loss
+from nnfast.formulas.optimizers import Optimizer, sgd
+from nnfast.networks.network import Network
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, difference
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnfast.activations import ACTIVATIONS, Activation, get_activation
-from nnfast.derivatives import one_sided_slopes
-from nnfast.formula import FormulaError, numpy_function
-from nnfast.intervals import contains
+from nnfast.formulas.activations import ACTIVATIONS, Activation, get_activation
+from nnfast.formulas.derivatives import one_sided_slopes
+from nnfast.formulas.formula import FormulaError, numpy_function
+from nnfast.formulas.intervals import contains
 from tests.tolerances import FORMULA
 
 POINTS = np.array([0, 1e-4, -1e-4, 0.5, -0.5, 3.7, -3.7, 20, -20, 1000, -1000], dtype=np.float64)

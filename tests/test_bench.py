@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast import bench
 from nnfast.backends import BackendUnavailableError, unavailable
-from nnfast.backends.numba import NumbaProgram
-from nnfast.bench import TOLERANCES, Runner, bench_command, verify
-from nnfast.losses import check_pair, check_target_values, get_loss
-from nnfast.validation import choose_targets
-from nnfast.workloads import WORKLOADS, get_workload
+from nnfast.backends.numba.program import NumbaProgram
+from nnfast.benchmarking import bench
+from nnfast.benchmarking.bench import TOLERANCES, Runner, bench_command, verify
+from nnfast.benchmarking.workloads import WORKLOADS, get_workload
+from nnfast.formulas.losses import check_pair, check_target_values, get_loss
+from nnfast.models.validation import choose_targets
 
 each_workload = pytest.mark.parametrize("workload", WORKLOADS.values(), ids=list(WORKLOADS))
 

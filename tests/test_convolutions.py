@@ -13,14 +13,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.backends import Program, Recipe, Source, get_backend
-from nnfast.backends import numpy_layers as layers
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from nnfast.losses import LOSSES
-from nnfast.network import Network
-from nnfast.optimizers import sgd
-from nnfast.plan import make_plan
-from nnfast.windows import Window
+from nnfast.backends import Program, Source, get_backend
+from nnfast.backends.numpy import layers
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import sgd
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.networks.windows import Window
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.geometries import convolutions, fits
 from tests.image_networks import IMAGE_NETWORKS
 from tests.programs import assert_finite_differences_agree

@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from nnfast.cli import OK, main
+from nnfast.cli import main
+from nnfast.cli.exit_codes import OK
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 numba = pytest.importorskip("numba")
 
 from nnfast.kernels.cpu import elementary  # noqa: E402
-from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
+from nnfast.kernels.cpu.options import OPTIONS  # noqa: E402
 from tests.tolerances import UNITS_IN_THE_LAST_PLACE  # noqa: E402
 
 NAMES = ("exp", "expm1", "log", "log1p", "tanh")

@@ -22,8 +22,8 @@ from nnfast import (
     Network,
     train,
 )
-from nnfast.losses import LOSSES
-from nnfast.training import EarlyStopping
+from nnfast.formulas.losses import LOSSES
+from nnfast.training.train import EarlyStopping
 from tests.test_estimators_same_model import distance, make_data, weights_of
 from tests.tolerances import SAME_MODEL, difference
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.formula import MAX_LENGTH, Code, FormulaError, check, check_constants, numpy_function
+from nnfast.formulas.formula import MAX_LENGTH, Code, FormulaError, check, check_constants, numpy_function
 
 REFUSED = {
     "__import__('os')": "unknown function '__import__'",

@@ -13,12 +13,12 @@ from numpy.typing import NDArray
 
 numba = pytest.importorskip("numba")
 
-from nnfast.backends.numba import aligned_zeros  # noqa: E402
+from nnfast.backends.numba.program import aligned_zeros  # noqa: E402
 from nnfast.kernels.cpu import batch_norm, catalogue, convolution, convolution_gradient, pooling, tables  # noqa: E402
 from nnfast.kernels.cpu.calls import call_void  # noqa: E402
-from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
+from nnfast.kernels.cpu.options import OPTIONS  # noqa: E402
 from nnfast.kernels.cpu.registers import group_size  # noqa: E402
-from nnfast.windows import Window, make_window  # noqa: E402
+from nnfast.networks.windows import Window, make_window  # noqa: E402
 from tests.tolerances import ONE_STEP, difference  # noqa: E402
 
 Array = NDArray[Any]

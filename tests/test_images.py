@@ -10,12 +10,12 @@ import pytest
 
 from nnfast.data import load_dataset
 from nnfast.data.targets import ClassTargets
-from nnfast.layers import Conv2D, Dense, Flatten, GlobalAveragePool2D, MaxPool2D
-from nnfast.losses import LOSSES
-from nnfast.model import Model
-from nnfast.network import Network
-from nnfast.training import train
-from nnfast.validation import make_source
+from nnfast.formulas.losses import LOSSES
+from nnfast.models.model import Model
+from nnfast.models.validation import make_source
+from nnfast.networks.layers import Conv2D, Dense, Flatten, GlobalAveragePool2D, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.training.train import train
 
 LAYERS = (Conv2D(4, 3, activation="relu"), MaxPool2D(2), Flatten(), Dense(2, "softmax"))
 GREY, COLOUR = Network((8, 6), LAYERS), Network((8, 6, 3), LAYERS)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnfast.initializers import INITIALIZERS
+from nnfast.networks.initializers import INITIALIZERS
 
 FAN_IN, FAN_OUT = 400, 600
 DEVIATIONS = {

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast.backends.numpy import NumpyProgram
-from nnfast.interruption import interruptible, postponed
-from nnfast.network import Dense, Network
-from nnfast.training import train
+from nnfast.backends.numpy.program import NumpyProgram
+from nnfast.networks.network import Dense, Network
+from nnfast.support.interruption import interruptible, postponed
+from nnfast.training.train import train
 
 
 def press_ctrl_c() -> None:
@@ -68,7 +68,7 @@ def test_what_is_postponed_happens_at_the_end_as_often_as_it_was_asked_for() -> 
 
 
 def test_an_epoch_that_was_cut_short_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnfast.training.STRETCH_SECONDS", 0.0)  # a stretch is one step
+    monkeypatch.setattr("nnfast.training.train.STRETCH_SECONDS", 0.0)  # a stretch is one step
     run, calls = NumpyProgram.run, []
 
     def interrupted_run(self: NumpyProgram, *arguments: Any) -> Any:

@@ -8,10 +8,10 @@ import math
 import numpy as np
 import pytest
 
-from nnfast.activations import ACTIVATIONS, Activation
-from nnfast.backends.numpy import delta_of_outputs, loss_of_outputs
-from nnfast.formula import FormulaError
-from nnfast.losses import CANONICAL_PAIRS, LOSSES, Loss, check_pair, check_target_values, get_loss
+from nnfast.backends.numpy.program import delta_of_outputs, loss_of_outputs
+from nnfast.formulas.activations import ACTIVATIONS, Activation
+from nnfast.formulas.formula import FormulaError
+from nnfast.formulas.losses import CANONICAL_PAIRS, LOSSES, Loss, check_pair, check_target_values, get_loss
 
 TEXTBOOK = {
     "squared_error": lambda a, y: (a - y) ** 2 / 2,

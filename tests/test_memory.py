@@ -9,7 +9,7 @@ import pytest
 
 from nnfast import BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, get_backend, lenet5, train
 from nnfast.backends import Backend
-from nnfast.memory import workspace_bytes
+from nnfast.training.memory import workspace_bytes, workspace_words
 
 NETWORKS = {
     "wide": Network(9, [Dense(33, "relu"), Dropout(0.1), Dense(40, "gelu"), Dense(20, "softmax")]),
@@ -56,13 +56,12 @@ def test_many_rows_are_assumed_where_nobody_says_how_many() -> None:
         assert workspace_bytes(network, batch_size, "float32", "numba") == of_many
 
 
-def test_the_summary_says_it_with_backend_batch_and_evaluation() -> None:
+def test_a_line_says_it_with_backend_batch_and_evaluation() -> None:
     network = Network(3, [Dense(1)])
     size = workspace_bytes(network, 64, "float64", "numba")
     assert 10_000 < size < 100_000
-    table, line = network.summary(64, "float64", "numba").rsplit("\n", 1)
-    assert table == network.summary()
+    line = workspace_words(network, 64, "float64", "numba")
     assert line == f"workspace: {size / 1000:.3g} kB on numba, for batches of 64 (256 rows in evaluation)"
-    assert network.summary(64, "float64", "numba", 5).endswith(" B on numba, for batches of 5")
-    assert network.summary(512, "float32", "numba").endswith(" on numba, for batches of 512")
-    assert network.summary(64, "float32", "numpy").endswith("workspace: none on numpy, which takes memory as it goes")
+    assert workspace_words(network, 64, "float64", "numba", 5).endswith(" B on numba, for batches of 5")
+    assert workspace_words(network, 512, "float32", "numba").endswith(" on numba, for batches of 512")
+    assert workspace_words(network, 64, "float32", "numpy") == "workspace: none on numpy, which takes memory as it goes"

@@ -13,16 +13,16 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
-from nnfast.activations import Activation
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.table import Table
 from nnfast.data.targets import ClassTargets
-from nnfast.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.losses import Loss
-from nnfast.model import Model
-from nnfast.network import Network
-from nnfast.plan import make_plan
-from nnfast.training import EarlyStopping, train
+from nnfast.formulas.activations import Activation
+from nnfast.formulas.losses import Loss
+from nnfast.models.model import Model
+from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.plans.plan import make_plan
+from nnfast.training.train import EarlyStopping, train
 from tests.tolerances import ONE_STEP, difference
 
 

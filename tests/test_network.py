@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.activations import ACTIVATIONS, Activation
-from nnfast.initializers import INITIALIZERS
-from nnfast.layers import (
+from nnfast.formulas.activations import ACTIVATIONS, Activation
+from nnfast.networks.initializers import INITIALIZERS
+from nnfast.networks.layers import (
     AveragePool2D,
     BatchNorm,
     Conv2D,
@@ -21,7 +21,7 @@ from nnfast.layers import (
     Layer,
     MaxPool2D,
 )
-from nnfast.network import Network, multilayer_perceptron
+from nnfast.networks.network import Network, multilayer_perceptron
 
 HIDDEN = [name for name in ACTIVATIONS if not ACTIVATIONS[name].output_only]
 

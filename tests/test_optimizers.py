@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnfast.formula import FormulaError
-from nnfast.optimizers import OPTIMIZERS, Optimizer, adam, adamw, get_optimizer, nadam, rmsprop, sgd
+from nnfast.formulas.formula import FormulaError
+from nnfast.formulas.optimizers import OPTIMIZERS, Optimizer, adam, adamw, get_optimizer, nadam, rmsprop, sgd
 from tests.tolerances import PEER
 
 Array = NDArray[np.float64]

@@ -6,9 +6,9 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from nnfast.network import Network
-from nnfast.plan import (
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.plans.plan import (
     ALIGNMENT,
     ROW_GROUP,
     BatchNormOperation,

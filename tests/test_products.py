@@ -14,7 +14,7 @@ numba = pytest.importorskip("numba")
 
 from nnfast.kernels.cpu.calls import call_void  # noqa: E402
 from nnfast.kernels.cpu.catalogue import kernel  # noqa: E402
-from nnfast.kernels.cpu.compilation import OPTIONS  # noqa: E402
+from nnfast.kernels.cpu.options import OPTIONS  # noqa: E402
 from nnfast.kernels.cpu.panels import DIRECT_BYTES, PACK_SIZE  # noqa: E402
 from tests.tolerances import ONE_STEP, difference  # noqa: E402
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnfast.random import Purpose, ShuffledOrders, check_seed, dropout_keep, generator, philox4x32
+from nnfast.support.random import Purpose, ShuffledOrders, check_seed, dropout_keep, generator, philox4x32
 
 # Random123 1.09, kat_vectors: philox4x32 10
 VECTORS = [

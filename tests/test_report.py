@@ -7,8 +7,8 @@ import sys
 import numpy as np
 import pytest
 
-from nnfast.history import EpochRecord, History
-from nnfast.report import confusion_matrix, filters, loss_curve, mistaken_images, png, predictions_table
+from nnfast.models.history import EpochRecord, History
+from nnfast.reports.figures import confusion_matrix, filters, loss_curve, mistaken_images, png, predictions_table
 
 
 def history(losses, validation=(), best_epoch=None):

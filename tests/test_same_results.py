@@ -6,14 +6,14 @@ import numpy as np
 import pytest
 import scipy.sparse as sp
 
-from nnfast.activations import ACTIVATIONS, Activation
 from nnfast.backends import Backend, Source, get_backend
-from nnfast.intervals import lies_within
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D
-from nnfast.losses import LOSSES, Loss
-from nnfast.network import Network
-from nnfast.optimizers import OPTIMIZERS, Optimizer, adam, sgd
-from nnfast.plan import make_plan
+from nnfast.formulas.activations import ACTIVATIONS, Activation
+from nnfast.formulas.intervals import lies_within
+from nnfast.formulas.losses import LOSSES, Loss
+from nnfast.formulas.optimizers import OPTIMIZERS, Optimizer, adam, sgd
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, Layer, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.plans.plan import make_plan
 from tests.image_networks import IMAGE_NETWORKS, WITH_DROPOUT
 from tests.programs import (
     assert_finite_differences_agree,

@@ -8,8 +8,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from nnfast.backends import Backend
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.network import Network
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.networks.network import Network
 from tests.geometries import convolutions, fits
 from tests.programs import assert_one_step_agrees, recipe
 

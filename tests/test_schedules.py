@@ -7,7 +7,15 @@ import math
 import numpy as np
 import pytest
 
-from nnfast.schedules import SCHEDULES, CosineDecay, InverseScaling, ReduceOnPlateau, Span, StepDecay, get_schedule
+from nnfast.formulas.schedules import (
+    SCHEDULES,
+    CosineDecay,
+    InverseScaling,
+    ReduceOnPlateau,
+    Span,
+    StepDecay,
+    get_schedule,
+)
 
 SPAN = Span(steps_per_epoch=10, total_steps=100)
 STEPS = np.arange(100)

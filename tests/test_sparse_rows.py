@@ -13,11 +13,11 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnfast.backends import Source, get_backend
-from nnfast.backends import numba as backend_module
+from nnfast.backends.numba import program as backend_module
+from nnfast.formulas.optimizers import adam
 from nnfast.kernels.cpu import sparse
-from nnfast.layers import BatchNorm, Dense, Dropout
-from nnfast.network import Network
-from nnfast.optimizers import adam
+from nnfast.networks.layers import BatchNorm, Dense, Dropout
+from nnfast.networks.network import Network
 from tests.programs import make_program, recipe
 from tests.tolerances import ONE_STEP, difference
 

@@ -8,9 +8,9 @@ from numpy.typing import NDArray
 
 from nnfast.backends import Backend, get_backend
 from nnfast.data import load_dataset
-from nnfast.network import Dense, Network
-from nnfast.plan import make_plan
-from nnfast.training import train
+from nnfast.networks.network import Dense, Network
+from nnfast.plans.plan import make_plan
+from nnfast.training.train import train
 from tests.tolerances import TUTORIAL_RUN, difference
 
 ITERATIONS = 1500

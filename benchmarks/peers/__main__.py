@@ -26,8 +26,8 @@ from typing import Any
 
 from nnfast.backends import get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend
-from nnfast.bench import DifferentResultsError, environment
-from nnfast.workloads import WORKLOADS, Workload
+from nnfast.benchmarking.bench import DifferentResultsError, environment
+from nnfast.benchmarking.workloads import WORKLOADS, Workload
 
 from . import DEVICES, HOME, PEERS, chart, tables
 from .measure import TOLERANCES, last_core, measure

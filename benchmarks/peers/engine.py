@@ -8,8 +8,8 @@ from numpy.typing import NDArray
 
 from nnfast.backends import Source
 from nnfast.backends.cuda import CudaBackend
-from nnfast.bench import Runner
-from nnfast.workloads import Workload
+from nnfast.benchmarking.bench import Runner
+from nnfast.benchmarking.workloads import Workload
 
 from .peer import Peer
 

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.layers import Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.workloads import Workload
+from nnfast.benchmarking.workloads import Workload
+from nnfast.networks.layers import Conv2D, Dense, Flatten, MaxPool2D
 
 from .peer import Adam, CannotError, Peer, Place
 

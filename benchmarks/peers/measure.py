@@ -13,9 +13,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.backends import Recipe, Source, get_backend
-from nnfast.bench import DifferentResultsError
-from nnfast.workloads import Workload
+from nnfast.backends import Source, get_backend
+from nnfast.benchmarking.bench import DifferentResultsError
+from nnfast.benchmarking.workloads import Workload
+from nnfast.plans.recipe import Recipe
 
 from . import HOME
 from .blas import flops
@@ -26,7 +27,7 @@ MEASURED_SECONDS = 0.2  # a measurement takes at least so long: short trainings 
 
 # How far a peer, in float32, may be from nnfast's numpy backend in float64, from the same weights, rows and orders.
 # Rounding gives up to 6e-6, 3e-4 and 3e-4. Where it carries one z of a ReLU over zero in the first steps, Adam makes
-# the most of it (see nnfast.bench), so the first tolerance is wider than that.
+# the most of it (see nnfast.benchmarking.bench), so the first tolerance is wider than that.
 TOLERANCES = {
     "change": 2e-2,  # of the parameters by the first steps, before rounding grows: |a - b| / |b|
     "losses": 1e-3,  # the mean of every epoch, as the peer reports it: max |a - b| / |b|

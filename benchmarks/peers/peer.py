@@ -10,9 +10,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.backends import Recipe
-from nnfast.network import Layer, Shape
-from nnfast.workloads import DATA, DTYPE, SEED, Arrays, Workload
+from nnfast.benchmarking.workloads import DATA, DTYPE, SEED, Arrays, Workload
+from nnfast.networks.network import Layer, Shape
+from nnfast.plans.recipe import Recipe
 
 SAMPLE_STEPS = 5
 

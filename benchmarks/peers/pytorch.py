@@ -14,10 +14,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional
 
-from nnfast.backends import Recipe
-from nnfast.layers import Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.optimizers import adamw
-from nnfast.workloads import Workload
+from nnfast.benchmarking.workloads import Workload
+from nnfast.formulas.optimizers import adamw
+from nnfast.networks.layers import Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.plans.recipe import Recipe
 
 from .peer import CannotError, Peer, Place
 

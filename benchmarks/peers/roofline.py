@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 from nnfast.backends.cuda import CudaBackend
-from nnfast.backends.cuda.layout import Limits
-from nnfast.workloads import Workload
+from nnfast.benchmarking.workloads import Workload
+from nnfast.kernels.cuda.layout import Limits
 from tests.cuda.counts import count_epoch, work_of_step
 
 # Units of a multiprocessor that multiply and add in float32, by compute capability: CUDA C++ Programming Guide,

@@ -10,8 +10,8 @@ import sklearn
 from numpy.typing import NDArray
 from sklearn.neural_network import MLPClassifier, MLPRegressor, _multilayer_perceptron
 
-from nnfast.network import Dense
-from nnfast.workloads import Workload
+from nnfast.benchmarking.workloads import Workload
+from nnfast.networks.network import Dense
 
 from .peer import CannotError, Peer, TwoClasses
 

@@ -17,8 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.backends import Recipe
-from nnfast.workloads import Workload
+from nnfast.benchmarking.workloads import Workload
+from nnfast.plans.recipe import Recipe
 
 from . import PEERS
 from .blas import Product

@@ -22,14 +22,11 @@ from typing import Any, NamedTuple
 import llvmlite.binding
 import numpy as np
 
-import nnfast.random
-from nnfast.files import write_bytes
+import nnfast.support.random
+from nnfast.support.files import write_bytes
 
+from .options import OPTIONS
 from .registers import VECTOR_BYTES
-
-# Division by zero gives infinity, as in NumPy: Python's check in every division would keep loops from vectorising.
-# Sums keep their order and NaN stays NaN; only fused multiply-add, signed zero and reciprocals are left to LLVM.
-OPTIONS: dict[str, Any] = {"error_model": "numpy", "fastmath": {"contract", "nsz", "arcp"}, "nogil": True}
 
 KERNELS = Path(__file__).resolve().parent
 
@@ -63,8 +60,8 @@ def cache_directory() -> Path | None:
     One that cannot be written is read all the same: it may have been filled when a container was built.
     """
     digest = hashlib.sha256()
-    # nnfast.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
-    for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.random.__file__)]:
+    # support.random is compiled into the dropout kernel; what formulas become is hashed into their own file names.
+    for source in [*sorted(KERNELS.glob("*.py")), Path(nnfast.support.random.__file__)]:
         digest.update(source.read_bytes())
     settings = [
         f"{name}={value}"

@@ -19,7 +19,7 @@ from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
-from .compilation import OPTIONS
+from .options import OPTIONS
 
 
 class _Library(JITCodeLibrary):

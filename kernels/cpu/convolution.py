@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.windows import Window
+from nnfast.networks.windows import Window
 
 from .image_tiles import make_correlation_tile
 from .vectors import lane_count

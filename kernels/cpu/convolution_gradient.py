@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.windows import Window
+from nnfast.networks.windows import Window
 
 from .image_tiles import make_gradient_tile
 from .registers import VECTOR_BYTES

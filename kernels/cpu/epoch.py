@@ -98,7 +98,7 @@ from .tables import (
     WEIGHTS_TRANSPOSED,
     WINDOW,
     Z,
-)  # fmt: skip
+)
 
 
 class Memory(NamedTuple):
@@ -127,7 +127,7 @@ def run_steps(
     operations: (job[OPERATIONS], COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
     seed: uint64, of the dropout masks. constants: of all formulas. zeros: as many as the largest layer has
     inputs or outputs.
-    parameters, gradient: (job[PARAMETERS],). slots: all optimizer slots, flat. state, workspace: see nnfast.plan.
+    parameters, gradient: (job[PARAMETERS],). slots: all optimizer slots, flat. state, workspace: see nnfast.plans.
     pack: (products.PACK_SIZE,), of this thread alone. row_losses: (n_rows,) float64; penalties: (job[PENALTY_ROWS],)
     float64. values: (steps, value_size) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
     totals: (steps,) float64, the sums of the steps' sample weights; a step of 0 changes nothing.

@@ -24,10 +24,10 @@ from typing import Any
 
 import numpy as np
 
-from nnfast.activations import Activation
-from nnfast.formula import Code
-from nnfast.losses import Loss, canonical_pair, is_softmax_cross_entropy
-from nnfast.optimizers import Optimizer
+from nnfast.formulas.activations import Activation
+from nnfast.formulas.formula import Code
+from nnfast.formulas.losses import Loss, canonical_pair, is_softmax_cross_entropy
+from nnfast.formulas.optimizers import Optimizer
 
 from .compilation import Kernel, written_kernel
 

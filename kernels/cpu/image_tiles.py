@@ -14,16 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .tiles import INDEX
-from .vectors import (
-    constant,
-    load_vector,
-    maximum,
-    multiply_add,
-    register_of,
-    splat_vector,
-    store_vector,
-    sum_lanes,
-)  # fmt: skip
+from .vectors import constant, load_vector, maximum, multiply_add, register_of, splat_vector, store_vector, sum_lanes
 
 
 def make_correlation_tile(positions: dict[tuple[int, int], int]):

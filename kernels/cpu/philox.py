@@ -1,13 +1,13 @@
-"""Dropout masks from Philox4x32-10 (Salmon et al. 2011); nnfast.random is the definition this equals bit for bit."""
+"""Dropout masks from Philox4x32-10 (Salmon et al. 2011); nnfast.support.random defines the same, bit for bit."""
 
 from __future__ import annotations
 
 import numpy as np
 from numba import njit
 
-from nnfast.random import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Purpose
+from nnfast.support.random import PHILOX_MULTIPLIERS, PHILOX_ROUNDS, PHILOX_WEYL, Purpose
 
-from .compilation import OPTIONS
+from .options import OPTIONS
 
 _M0, _M1 = (np.uint64(value) for value in PHILOX_MULTIPLIERS)
 _W0, _W1 = (np.uint64(value) for value in PHILOX_WEYL)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.windows import Window
+from nnfast.networks.windows import Window
 
 from .compilation import helper
 from .image_tiles import make_pooling_gradient_tile, make_pooling_tile

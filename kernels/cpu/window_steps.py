@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from nnfast.windows import Window
+from nnfast.networks.windows import Window
 
 from .registers import group_size
 

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from nnfast.backends.base import Recipe
-from nnfast.backends.cuda.layout import TILE, Layout, tiles
-from nnfast.plan import DenseOperation, DropoutOperation, Operation, Plan, Span
-from nnfast.random import Purpose, dropout_threshold
+from nnfast.kernels.cuda.layout import TILE, Layout, tiles
+from nnfast.plans.plan import DenseOperation, DropoutOperation, Operation, Plan, Span
+from nnfast.plans.recipe import Recipe
+from nnfast.support.random import Purpose, dropout_threshold
 
 from .sources import C_TYPES, activation_struct, constants, define, loss_macros, text, update_function
 

@@ -1,4 +1,4 @@
-// Philox4x32-10 (Salmon et al. 2011); nnfast.random is the definition that this equals bit for bit.
+// Philox4x32-10 (Salmon et al. 2011); nnfast.support.random is the definition that this equals bit for bit.
 __device__ __forceinline__ void philox_round(unsigned int c[4], unsigned int k0, unsigned int k1)
 {
     const unsigned long long product0 = 0xD2511F53ull * c[0];

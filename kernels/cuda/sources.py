@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from nnfast.activations import Activation
-from nnfast.backends.base import Recipe
-from nnfast.formula import Code
-from nnfast.losses import Loss, canonical_pair, is_softmax_cross_entropy
-from nnfast.optimizers import Optimizer
-from nnfast.plan import Plan
+from nnfast.formulas.activations import Activation
+from nnfast.formulas.formula import Code
+from nnfast.formulas.losses import Loss, canonical_pair, is_softmax_cross_entropy
+from nnfast.formulas.optimizers import Optimizer
+from nnfast.plans.plan import Plan
+from nnfast.plans.recipe import Recipe
 
 C_TYPES = {"float32": "float", "float64": "double", "uint8": "unsigned char"}
 

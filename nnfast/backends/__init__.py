@@ -1,6 +1,6 @@
 """Backends by name: which there are, which can run here and why the others cannot.
 
-To add one, write backends/<name>.py with unavailable_reason() and create(), and add its name to NAMES.
+To add one, write backends/<name>/__init__.py with unavailable_reason() and create(), and add its name to NAMES.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-from ..threads import check_threads
-from .base import Backend, BackendUnavailableError, Program, Recipe, Source, check_place
+from ..support.threads import check_threads
+from .base import Backend, BackendUnavailableError, Program, Source, check_place
 
 __all__ = [
-    "NAMES", "Backend", "BackendUnavailableError", "Program", "Recipe", "Source", "check_place", "get_backend",
+    "NAMES", "Backend", "BackendUnavailableError", "Program", "Source", "check_place", "get_backend",
     "unavailable",
 ]  # fmt: skip
 

@@ -1,6 +1,6 @@
 """The whole boundary between the engine and a backend: Backend compiles a Plan into a Program that runs steps.
 
-Everything that comes in has been checked at the user's boundary (nnfast.validation); a backend trusts it.
+Everything that comes in has been checked at the user's boundary (nnfast.models.validation); a backend trusts it.
 """
 
 from __future__ import annotations
@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..arrays import is_on_device
-from ..losses import Loss
-from ..optimizers import Optimizer
-from ..plan import Plan
+from ..plans.plan import Plan
+from ..plans.recipe import Recipe
+from ..support.arrays import is_on_device
 
 Vector = NDArray[np.floating]
 
@@ -45,23 +44,6 @@ class Source:
     @property
     def is_sparse(self) -> bool:
         return not isinstance(self.inputs, np.ndarray) and not is_on_device(self.inputs)
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """What a program minimises, and how. Only loss, the optimizer's formulas and dtype may cost a compilation.
-
-    alpha: L2 penalty alpha * sum(W**2) / 2. l1: penalty l1 * sum(|W|). Both act on weights, not biases, and are
-    divided like the loss. clip_norm: the largest norm of the whole gradient, or None. seed: of the dropout masks.
-    """
-
-    loss: Loss
-    optimizer: Optimizer
-    dtype: np.dtype[Any]
-    alpha: float = 0.0
-    l1: float = 0.0
-    clip_norm: float | None = None
-    seed: int = 0
 
 
 class Program(ABC):
@@ -198,11 +180,6 @@ def check_place(program: Program, source: Source) -> None:
     """Raise TypeError for inputs on a CUDA device that the program cannot reach."""
     if is_on_device(source.inputs) and not program.reads_device_arrays:
         raise TypeError("X is a CuPy array, which the cuda backend alone reads: use backend='cuda', or pass X.get()")
-
-
-def batch_divisor(loss: Loss, total_weight: Any) -> Any:
-    """What a batch's weighted sum of losses and penalties is divided by; of several totals, of each or of all."""
-    return total_weight if loss.reduction == "mean" else 1.0
 
 
 def batch_totals(source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:

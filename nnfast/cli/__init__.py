@@ -13,14 +13,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
+from .exit_codes import DIVERGED, EXIT_CODES, INTERRUPTED, READER_GONE, UNAVAILABLE, USAGE
 from .log import listening
 from .options import ROWS, add_train_arguments, known_names
-
-OK, USAGE, UNAVAILABLE, DIVERGED, INTERRUPTED, READER_GONE = 0, 2, 3, 4, 130, 141  # 128 + the signal's number
-
-EXIT_CODES = (
-    "Exit codes: 0; 2 wrong usage or bad input; 3 the backend is unavailable; 4 the run diverged; 130 after Ctrl-C."
-)
 
 
 class Parser(argparse.ArgumentParser):
@@ -68,7 +63,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code for an error, or None for one that is a fault of nnfast's and deserves its traceback."""
     if isinstance(error, ArithmeticError | RuntimeError):
         from ..backends import BackendUnavailableError
-        from ..training import DivergenceError
+        from ..training.train import DivergenceError
 
         if isinstance(error, BackendUnavailableError):
             return UNAVAILABLE
@@ -173,7 +168,7 @@ def _in_module(module: str, function: str) -> Callable[[argparse.Namespace], int
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from ..bench import bench_command
+    from ..benchmarking.bench import bench_command
 
     def names(text: str | None) -> list[str] | None:
         return None if text is None else [name.strip() for name in text.split(",")]

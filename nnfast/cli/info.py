@@ -4,25 +4,12 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 from collections.abc import Mapping
-from importlib import metadata
 from typing import Any
 
-from .. import __version__
-from . import OK
+from ..backends.environment import gather
+from .exit_codes import OK
 from .options import DATA_SETTINGS, as_options
-
-# Of each line, the first that is installed counts.
-PACKAGES = (
-    ("numpy",),
-    ("scipy",),
-    ("numba",),
-    ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
-    ("safetensors",),
-    ("matplotlib",),
-)
 
 
 def info_command(arguments: argparse.Namespace) -> int:
@@ -66,10 +53,10 @@ def _settings_line(command: str, settings: Mapping[str, Any]) -> str:
 
 def _network_command(arguments: argparse.Namespace) -> int:
     from ..backends import get_backend
-    from ..memory import workspace_bytes
-    from ..model import Model
-    from ..networks import NETWORKS, TRAINING_SETTINGS
-    from ..validation import check_count
+    from ..models.model import Model
+    from ..networks.named import NETWORKS, TRAINING_SETTINGS
+    from ..support.checks import check_count
+    from ..training.memory import workspace_bytes, workspace_words
     from .run_directory import find_run
 
     batch_size = check_count(arguments.batch_size, "--batch-size")
@@ -91,39 +78,11 @@ def _network_command(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
-        print(network.summary(batch_size, dtype))
+        print(network.summary())
+        print(workspace_words(network, batch_size, dtype))
         if settings:
             print(_settings_line(f"nnfast train --network {arguments.subject}", settings))
     return OK
-
-
-def gather() -> dict[str, Any]:
-    """What there is to know, as JSON holds it."""
-    from ..backends import NAMES, get_backend, unavailable
-    from ..threads import thread_count
-
-    backends: dict[str, Any] = {}
-    for name in NAMES:
-        reason = unavailable(name)
-        backends[name] = {
-            "available": reason is None,
-            "reason": reason,
-            "description": None if reason else get_backend(name).description,
-        }
-    return {
-        "nnfast": __version__,
-        "python": platform.python_version(),
-        "packages": {names[0]: _version(names) for names in PACKAGES},
-        "backends": backends,
-        "auto": get_backend("auto").name,
-        "platform": platform.platform(),
-        "cpu": _cpu(),
-        "cores": _cores(),
-        "threads": thread_count(),
-        "blas": _blas(),
-        "gpus": _gpus() if backends["cuda"]["available"] else [],
-        "cache": _cache(),
-    }
 
 
 def describe(facts: dict[str, Any]) -> str:
@@ -142,57 +101,3 @@ def describe(facts: dict[str, Any]) -> str:
     }
     width = max(map(len, lines))
     return "\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items())
-
-
-def _version(names: tuple[str, ...]) -> str | None:
-    for name in names:
-        try:
-            return metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return None
-
-
-def _cpu() -> str:
-    try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # no Linux
-    return platform.processor() or platform.machine()
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
-def _blas() -> dict[str, str]:
-    """The BLAS that NumPy and SciPy were built with; the numpy backend uses NumPy's, the numba backend none."""
-    import numpy
-    import scipy
-
-    found = {}
-    for module in (numpy, scipy):
-        built: Any = module.show_config(mode="dicts")
-        blas = built.get("Build Dependencies", {}).get("blas", {})
-        found[module.__name__] = f"{blas.get('name', 'unknown')} {blas.get('version', '')}".strip()
-    return found
-
-
-def _gpus() -> list[str]:
-    import cupy
-
-    from ..backends import get_backend
-
-    return [get_backend(f"cuda:{number}").description for number in range(cupy.cuda.runtime.getDeviceCount())]
-
-
-def _cache() -> str | None:
-    try:
-        from ..kernels.cpu.compilation import user_cache_directory
-
-        return str(user_cache_directory())
-    except (ImportError, RuntimeError):  # the latter where a user has no home
-        return None

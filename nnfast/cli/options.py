@@ -173,7 +173,7 @@ DESCRIPTIONS = ("network", "layers", "hidden")
 OF_HIDDEN = ("activation", "dropout", "bias", "initializer")
 
 # What suits a data set that comes with the package better than the table's defaults. A named network's settings, which
-# go before these, are in nnfast.networks.
+# go before these, are in nnfast.networks.named.
 DATA_SETTINGS: dict[str, dict[str, Any]] = {
     "digits": {
         "task": "classification", "hidden": [128, 64], "dropout": 0.2, "learning_rate": 0.003, "schedule": "cosine",
@@ -232,13 +232,13 @@ def known_names() -> str:
     import shutil
     import textwrap
 
-    from ..activations import ACTIVATIONS
-    from ..initializers import INITIALIZERS
-    from ..layers import LAYERS
-    from ..losses import LOSSES
-    from ..networks import NETWORKS, TRAINING_SETTINGS
-    from ..optimizers import OPTIMIZERS
-    from ..schedules import SCHEDULES
+    from ..formulas.activations import ACTIVATIONS
+    from ..formulas.losses import LOSSES
+    from ..formulas.optimizers import OPTIMIZERS
+    from ..formulas.schedules import SCHEDULES
+    from ..networks.initializers import INITIALIZERS
+    from ..networks.layers import LAYERS
+    from ..networks.named import NETWORKS, TRAINING_SETTINGS
 
     width = shutil.get_terminal_size().columns - 2  # as argparse does above it
 
@@ -287,7 +287,7 @@ def as_options(settings: Mapping[str, Any]) -> list[str]:
 
 def own_settings(data: str, network: str | None) -> dict[str, dict[str, Any]]:
     """The settings that a data set and a named network bring, by their names, those that go before others last."""
-    from ..networks import TRAINING_SETTINGS
+    from ..networks.named import TRAINING_SETTINGS
 
     return {data: DATA_SETTINGS.get(data, {})} | ({network: TRAINING_SETTINGS.get(network, {})} if network else {})
 

@@ -14,13 +14,13 @@ from ..backends import get_backend
 from ..data import EMBEDDED, Inputs, Table, load_dataset, load_inputs
 from ..data.table import listed
 from ..data.targets import ClassTargets
-from ..files import write_text
-from ..model import Model
-from . import OK
+from ..models.model import Model
+from ..support.files import write_text
+from .exit_codes import OK
 from .preparation import TEST, Part, test_part
-from .progress import note
 from .results import score_words, show_predictions
 from .run_directory import find_run, to_json
+from .terminal import note
 
 
 def predict_command(arguments: argparse.Namespace) -> int:

@@ -11,18 +11,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activations import get_activation
 from ..data import Dataset, Inputs, load_dataset
 from ..data.encoding import InputEncoding
 from ..data.splits import split_rows
 from ..data.table import Table
 from ..data.targets import NumberTargets, TargetEncoding, fit_targets, infer_task
-from ..layers import Dense
-from ..network import Network, layer_from_data, multilayer_perceptron
-from ..networks import get_network
-from ..optimizers import OPTIMIZERS, Optimizer, get_optimizer
-from ..schedules import Schedule, get_schedule
-from ..validation import default_loss
+from ..formulas.activations import get_activation
+from ..formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
+from ..formulas.schedules import Schedule, get_schedule
+from ..models.validation import default_loss
+from ..networks.layers import Dense
+from ..networks.named import get_network
+from ..networks.network import Network, layer_from_data, multilayer_perceptron
 from .options import format_choice, parse_choice
 
 TEST, VALIDATION = 0, 1  # which split of a seed, as train() counts them

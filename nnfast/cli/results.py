@@ -6,7 +6,7 @@ import sys
 from collections.abc import Mapping
 
 from ..data.targets import ClassTargets
-from ..model import Model
+from ..models.model import Model
 from .preparation import Part
 
 MAX_ROWS_SHOWN = 20
@@ -24,7 +24,7 @@ def score_words(scores: Mapping[str, float], rows: int) -> str:
 def show_predictions(model: Model, part: Part) -> None:
     """Of few rows, the predictions beside the truth; of many, on a terminal, a classifier's confusion matrix."""
     if len(part) <= MAX_ROWS_SHOWN:
-        from ..report import predictions_table
+        from ..reports.figures import predictions_table
 
         print(predictions_table(part.y, model.predict(part.X)), end="\n\n")
     elif (
@@ -32,7 +32,7 @@ def show_predictions(model: Model, part: Part) -> None:
         and len(model.targets.classes) <= MAX_CLASSES_SHOWN
         and sys.stdout.isatty()
     ):
-        from ..report import confusion_matrix
+        from ..reports.figures import confusion_matrix
 
         truth = model.targets.decode(model.targets.encode(part.y))
         print(confusion_matrix(truth, model.predict(part.X), model.targets.classes), end="\n\n")

@@ -14,13 +14,13 @@ from typing import IO, TYPE_CHECKING, Any
 from .. import __version__
 from ..data.table import Table
 from ..data.targets import ClassTargets
-from ..files import write_bytes, write_text
-from ..layers import Conv2D
+from ..networks.layers import Conv2D
+from ..support.files import write_bytes, write_text
 from .options import ROWS, read_config
 
 if TYPE_CHECKING:
-    from ..history import EpochRecord
-    from ..model import Model
+    from ..models.history import EpochRecord
+    from ..models.model import Model
     from .preparation import Part
 
 CONFIG, METRICS, MODEL = "config.toml", "metrics.jsonl", "model.safetensors"
@@ -94,7 +94,7 @@ class RunDirectory:
         return self._metrics
 
     def _save_plots(self, model: Model, title: str, measured: Part | None) -> None:
-        from ..report import filters, loss_curve, mistaken_images, png
+        from ..reports.figures import filters, loss_curve, mistaken_images, png
 
         if model.history.epochs:
             write_bytes(self.path / PLOT, png(loss_curve(model.history, title)))

@@ -9,15 +9,16 @@ from typing import Any
 
 from ..backends import Backend, get_backend
 from ..data.targets import ClassTargets
-from ..model import Model
-from ..training import DivergenceError, EarlyStopping, train
-from . import INTERRUPTED, OK
+from ..models.model import Model
+from ..training.progress import progress_bar
+from ..training.train import DivergenceError, EarlyStopping, train
+from .exit_codes import INTERRUPTED, OK
 from .log import hush
 from .options import brought, merge, read_config
 from .preparation import Prepared, prepare
-from .progress import is_watched, note, print_header, progress_bar
 from .results import score_words, show_predictions
 from .run_directory import RunDirectory, to_json
+from .terminal import is_watched, note, print_header
 
 
 def train_command(arguments: argparse.Namespace) -> int:

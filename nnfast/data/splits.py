@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.random import Purpose, check_seed, generator
+from nnfast.support.random import Purpose, check_seed, generator
 
 
 def split_rows(

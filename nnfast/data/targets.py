@@ -14,7 +14,6 @@ from typing import Any, ClassVar, Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from nnfast.arrays import array_module, to_host
 from nnfast.data.fitted import (
     Arrays,
     Description,
@@ -25,6 +24,7 @@ from nnfast.data.fitted import (
     text_array,
 )
 from nnfast.data.table import check_finite, listed
+from nnfast.support.arrays import array_module, to_host
 
 Task = Literal["classification", "regression"]
 

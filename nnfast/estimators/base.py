@@ -18,14 +18,15 @@ from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptr
 from sklearn.utils._param_validation import Interval, StrOptions
 from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 
-from ..activations import ACTIVATIONS, ALIASES, Activation
-from ..backends import Backend, Recipe, Source
-from ..model import PREDICTION_ROWS
-from ..network import Network
-from ..optimizers import sgd
-from ..schedules import SCHEDULES, Schedule
-from ..threads import MAX_THREADS
-from ..validation import check_dtype
+from ..backends import Backend, Source
+from ..formulas.activations import ACTIVATIONS, ALIASES, Activation
+from ..formulas.optimizers import sgd
+from ..formulas.schedules import SCHEDULES, Schedule
+from ..models.model import PREDICTION_ROWS
+from ..networks.network import Network
+from ..plans.recipe import Recipe
+from ..support.checks import check_dtype
+from ..support.threads import MAX_THREADS
 from . import networks
 from .conversion import from_sklearn, to_sklearn
 from .held_out import Judgement

@@ -12,7 +12,7 @@ from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import column_or_1d
 
-from ..losses import LOSSES, Loss
+from ..formulas.losses import LOSSES, Loss
 from .base import FastMultilayerPerceptron
 
 

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn import neural_network
 from sklearn.base import is_classifier
 
-from ..activations import get_activation
+from ..formulas.activations import get_activation
 from . import networks
 from .programs import Programs
 

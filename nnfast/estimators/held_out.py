@@ -12,7 +12,7 @@ from sklearn.base import is_classifier
 from sklearn.metrics import get_scorer
 
 from ..backends import Program, Source
-from ..metrics import accuracy, r2
+from ..models.metrics import accuracy, r2
 
 MONITORS = ("score", "loss")
 

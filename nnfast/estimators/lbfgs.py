@@ -7,9 +7,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..backends import Recipe, Source, get_backend
-from ..losses import check_target_values
-from ..optimizers import sgd
+from ..backends import Source, get_backend
+from ..formulas.losses import check_target_values
+from ..formulas.optimizers import sgd
+from ..plans.recipe import Recipe
 from . import networks
 from .sources import make_source
 

@@ -15,13 +15,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activations import ACTIVATIONS, Activation, get_activation
-from ..intervals import lies_within
-from ..layers import Dense, Dropout, Flatten, Layer
-from ..losses import LOSSES, Loss, check_pair, get_loss
-from ..network import Network
-from ..plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
-from ..validation import check_row_shape
+from ..formulas.activations import ACTIVATIONS, Activation, get_activation
+from ..formulas.intervals import lies_within
+from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
+from ..models.validation import check_row_shape
+from ..networks.layers import Dense, Dropout, Flatten, Layer
+from ..networks.network import Network
+from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
 SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs

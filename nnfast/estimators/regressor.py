@@ -10,7 +10,7 @@ from sklearn import neural_network
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
-from ..losses import LOSSES, Loss, get_loss
+from ..formulas.losses import LOSSES, Loss, get_loss
 from .base import FastMultilayerPerceptron
 from .networks import output_activation
 

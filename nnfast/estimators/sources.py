@@ -9,7 +9,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from ..backends import Source
-from ..network import Network
+from ..networks.network import Network
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 

@@ -20,15 +20,16 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.model_selection import train_test_split
 from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOptimizer
 
-from ..backends import Program, Recipe, get_backend
-from ..history import EpochRecord
-from ..interruption import interruptible
-from ..losses import check_target_values
-from ..network import Network
-from ..optimizers import Optimizer, adam, sgd
-from ..plan import Plan
-from ..schedules import ReduceOnPlateau, Span, get_schedule
-from ..training import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS
+from ..backends import Program, get_backend
+from ..formulas.losses import check_target_values
+from ..formulas.optimizers import Optimizer, adam, sgd
+from ..formulas.schedules import ReduceOnPlateau, Span, get_schedule
+from ..models.history import EpochRecord
+from ..networks.network import Network
+from ..plans.plan import Plan
+from ..plans.recipe import Recipe
+from ..support.interruption import interruptible
+from ..training.train import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS
 from . import networks
 from .held_out import HeldOut
 from .sources import make_source

@@ -6,7 +6,8 @@ import sys
 from contextlib import ExitStack
 from typing import Any
 
-from ..history import EpochRecord
+from ..models.history import EpochRecord
+from ..training.progress import progress_bar
 
 
 class Watcher:
@@ -27,8 +28,6 @@ class Watcher:
 
     def __enter__(self) -> Watcher:
         if self._shows_bar:
-            from ..cli.progress import progress_bar
-
             self._callbacks.append(self._stack.enter_context(progress_bar(self._epochs)))
         return self
 

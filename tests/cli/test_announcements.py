@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from nnfast import Dense, Network, train
-from nnfast.backends import numba as backend_module
+from nnfast.backends.numba import program as backend_module
 from nnfast.kernels.cpu import compilation
 
 LINE = "nnfast: compiling the CPU kernels for float32 (once; 5 to 10 seconds)\n"

@@ -10,9 +10,9 @@ import pytest
 
 from nnfast import BatchNorm, Conv2D, Dense, GlobalAveragePool2D, Model, Network, lenet5
 from nnfast.cli.options import read_config
-from nnfast.memory import workspace_bytes
-from nnfast.networks import NETWORKS, TRAINING_SETTINGS
-from nnfast.training import train
+from nnfast.networks.named import NETWORKS, TRAINING_SETTINGS
+from nnfast.training.memory import workspace_bytes, workspace_words
+from nnfast.training.train import train
 from tests.cli.results import FAST, OF_PICTURES, assert_refused, last_json, read_csv
 
 
@@ -151,7 +151,7 @@ def test_a_network_of_images_refuses_a_table(nnfast, flowers):
 def test_info_tells_a_network_s_layers_and_its_memory(nnfast):
     code, out, err = nnfast("info", "lenet5")
     assert (code, err) == (0, "")
-    assert out.startswith(lenet5().summary(64) + "\n")
+    assert out.startswith(f"{lenet5().summary()}\n{workspace_words(lenet5(), 64, 'float32')}\n")
     shown = "--learning-rate 0.002 --schedule cosine --batch-size 64"
     assert out.splitlines()[-1].startswith(f"nnfast train --network lenet5 begins with {shown};")
     facts = json.loads(nnfast("info", "lenet5", "--batch-size", 8, "--json")[1])
@@ -161,6 +161,7 @@ def test_info_tells_a_network_s_layers_and_its_memory(nnfast):
     assert facts["settings"] == TRAINING_SETTINGS["lenet5"]
     assert set(TRAINING_SETTINGS) <= set(NETWORKS)
     nnfast("train", "digits", *FAST, "--out", "a")
-    assert nnfast("info", "a")[1].rstrip("\n") == Model.load("a/model.safetensors").network.summary(64)
+    network = Model.load("a/model.safetensors").network
+    assert nnfast("info", "a")[1].rstrip("\n") == f"{network.summary()}\n{workspace_words(network, 64, 'float32')}"
     assert_refused(nnfast("info", "nosuch"), "there is no run 'nosuch'", command="info")
     assert_refused(nnfast("info", "lenet5", "--batch-size", 0), "--batch-size", command="info")

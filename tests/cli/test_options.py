@@ -18,9 +18,9 @@ from nnfast.cli.options import (
     merge,
     parse_choice,
     read_config,
-)  # fmt: skip
-from nnfast.networks import TRAINING_SETTINGS
-from nnfast.training import EarlyStopping, train
+)
+from nnfast.networks.named import TRAINING_SETTINGS
+from nnfast.training.train import EarlyStopping, train
 from tests.cli.results import assert_refused, last_json
 
 
@@ -29,8 +29,10 @@ def test_threads_are_of_a_machine_and_no_part_of_a_run(nnfast, tmp_path):
     (tmp_path / "run.toml").write_text('data = "digits"\nbackend = "numba"\nepochs = 1\nthreads = 3\n')
     used = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("nnfast.backends.numba.FLOPS_PER_THREAD", 1)
-        patch.setattr("nnfast.backends.numba.run_in_threads", lambda work, count: used.append(count) or work(0, 1))
+        patch.setattr("nnfast.backends.numba.program.FLOPS_PER_THREAD", 1)
+        patch.setattr(
+            "nnfast.backends.numba.program.run_in_threads", lambda work, count: used.append(count) or work(0, 1)
+        )
         for threads, arguments in (
             (3, ("train", "--config", "run.toml", "--out", "a")),
             (2, ("train", "--config", "run.toml", "--threads", 2, "--out", "b")),

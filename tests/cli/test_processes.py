@@ -47,11 +47,11 @@ def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
 
 def test_bench_hands_its_options_on(nnfast, monkeypatch):
     calls = []
-    module = ModuleType("nnfast.bench")
+    module = ModuleType("nnfast.benchmarking.bench")
     module.bench_command = lambda backends, workloads, repeats, as_json, threads: (
         calls.append((backends, workloads, repeats, as_json, threads)) or 0
     )
-    monkeypatch.setitem(sys.modules, "nnfast.bench", module)
+    monkeypatch.setitem(sys.modules, "nnfast.benchmarking.bench", module)
     options = ("--backend", "numba,numpy", "--workload", "xor", "--repeats", 2, "--threads", 3, "--json")
     assert nnfast("bench", *options)[0] == 0
     assert nnfast("bench")[0] == 0

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from nnfast.cli.progress import progress_bar
-from nnfast.history import EpochRecord
+from nnfast.models.history import EpochRecord
+from nnfast.training.progress import progress_bar
 
 
 @pytest.mark.parametrize("width", [60, 80, 120])

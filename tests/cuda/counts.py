@@ -16,14 +16,14 @@ from unittest.mock import patch
 
 import numpy as np
 
-from nnfast.backends import Recipe
 from nnfast.backends.cuda import CudaBackend
 from nnfast.backends.cuda.geometry import gradient_chunks
 from nnfast.backends.cuda.images import IDENTITY
-from nnfast.backends.cuda.layout import Limits, lay_out, tiles
 from nnfast.backends.cuda.narrow import NarrowProgram
-from nnfast.plan import ConvolutionOperation, DenseOperation, Operation, Plan, PoolingOperation
-from nnfast.workloads import Workload, get_workload
+from nnfast.benchmarking.workloads import Workload, get_workload
+from nnfast.kernels.cuda.layout import Limits, lay_out, tiles
+from nnfast.plans.plan import ConvolutionOperation, DenseOperation, Operation, Plan, PoolingOperation
+from nnfast.plans.recipe import Recipe
 from tests.cuda.raw import RawModule
 from tests.cuda.streams import Counters
 from tests.cuda.twin import Twin, make_twin

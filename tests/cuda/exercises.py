@@ -24,14 +24,15 @@ import scipy.sparse as sp
 
 import nnfast.backends.cuda
 import nnfast.backends.cuda.wide
-from nnfast.backends import Backend, Recipe, Source, get_backend
+from nnfast.backends import Backend, Source, get_backend
 from nnfast.backends.cuda import CudaBackend
-from nnfast.backends.cuda.layout import Layout
+from nnfast.formulas.optimizers import adam, sgd
 from nnfast.kernels.cuda import sources
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
-from nnfast.network import Network
-from nnfast.optimizers import adam, sgd
-from nnfast.plan import Plan
+from nnfast.kernels.cuda.layout import Layout
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.network import Network
+from nnfast.plans.plan import Plan
+from nnfast.plans.recipe import Recipe
 from tests.cuda import emulator, gate
 from tests.cuda.twin import Twin, make_twin
 from tests.programs import make_program, recipe
@@ -78,22 +79,29 @@ def compiled_text(file: str, text: str) -> str:
 @contextmanager
 def _replaced(file: str, text: str) -> Iterator[Callable[..., CudaBackend]]:
     """The CUDA backend's class while `text` stands in for a file: one of the kernels', or of its own."""
-    if file.startswith(BACKEND):
+    if file.endswith(".py"):
         with tempfile.TemporaryDirectory() as folder, patch.dict("sys.modules"):
             shutil.copytree(ROOT / BACKEND, folder, dirs_exist_ok=True)
             Path(folder, Path(file).name).write_text(text)
-            spec = importlib.util.spec_from_file_location("nnfast.backends.mutated_cuda", f"{folder}/__init__.py")
-            assert spec is not None
-            assert spec.loader is not None
-            module = sys.modules[spec.name] = importlib.util.module_from_spec(spec)
-            spec.loader.exec_module(module)
-            yield module.CudaBackend
+            if file.startswith(KERNELS):
+                _loaded("nnfast." + file.removesuffix(".py").replace("/", "."), Path(folder, Path(file).name))
+            yield _loaded("nnfast.backends.mutated_cuda", Path(folder, "__init__.py")).CudaBackend
     else:
         assert file.startswith(KERNELS), file
         original = sources._file
         changed = Path(file).name
         with patch.object(sources, "_file", lambda name: text if name == changed else original(name)):
             yield CudaBackend
+
+
+def _loaded(name: str, path: Path) -> Any:
+    """The module of a file, under a name of its own or in another module's place."""
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 # The project's kernels

@@ -24,19 +24,19 @@ from typing import Any
 
 import numpy as np
 
-from nnfast.activations import ACTIVATIONS
-from nnfast.backends import Recipe
 from nnfast.backends.cuda import OPTIONS as BACKEND_OPTIONS
 from nnfast.backends.cuda.geometry import SIDES
-from nnfast.backends.cuda.layout import Limits, lay_out
 from nnfast.backends.cuda.wide import THREADS
-from nnfast.intervals import lies_within
+from nnfast.benchmarking.workloads import WORKLOADS
+from nnfast.formulas.activations import ACTIVATIONS
+from nnfast.formulas.intervals import lies_within
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import OPTIMIZERS, adam, sgd
 from nnfast.kernels.cuda import narrow, sources
-from nnfast.losses import LOSSES
-from nnfast.network import Dense, Dropout, Network
-from nnfast.optimizers import OPTIMIZERS, adam, sgd
-from nnfast.plan import make_plan
-from nnfast.workloads import WORKLOADS
+from nnfast.kernels.cuda.layout import Limits, lay_out
+from nnfast.networks.network import Dense, Dropout, Network
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.cuda.architectures import ARCHITECTURES
 
 # What CuPy adds to a module's own options (test_cupy_compiler.py): single precision flushes denormal numbers to zero.

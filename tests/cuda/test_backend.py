@@ -13,18 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast.backends import BackendUnavailableError, Recipe, Source, get_backend, unavailable
+from nnfast.backends import BackendUnavailableError, Source, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend, parse_options
-from nnfast.backends.cuda.layout import Limits, choose_path, lay_out
 from nnfast.backends.cuda.memory import STAGED_BYTES, OutOfDeviceMemoryError, bytes_needed, single_steps
 from nnfast.backends.cuda.narrow import GRAPH_STEPS, NarrowProgram
 from nnfast.backends.cuda.program import CudaProgram
-from nnfast.losses import LOSSES
-from nnfast.model import Model
-from nnfast.network import Dense, Dropout, Network
-from nnfast.optimizers import adam, sgd
-from nnfast.plan import make_plan
-from nnfast.training import train
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import adam, sgd
+from nnfast.kernels.cuda.layout import Limits, choose_path, lay_out
+from nnfast.models.model import Model
+from nnfast.networks.network import Dense, Dropout, Network
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
+from nnfast.training.train import train
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 from tests.programs import make_program, make_source, recipe

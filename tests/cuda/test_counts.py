@@ -7,12 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnfast.backends import Recipe
-from nnfast.losses import LOSSES
-from nnfast.network import Dense, Network
-from nnfast.optimizers import sgd
-from nnfast.plan import make_plan
-from nnfast.workloads import get_workload
+from nnfast.benchmarking.workloads import get_workload
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import sgd
+from nnfast.networks.network import Dense, Network
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.cuda.counts import WORKLOADS, Work, count_epoch, markdown, work_of_step
 
 DOCUMENT = Path(__file__).resolve().parents[2] / "docs" / "cuda.md"

@@ -11,8 +11,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnfast.activations import ACTIVATIONS
 from nnfast.backends.cuda import OPTIONS
+from nnfast.formulas.activations import ACTIVATIONS
 from nnfast.kernels.cuda import sources
 from tests.cuda.gate import CUPY_OPTIONS
 

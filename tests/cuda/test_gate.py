@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnfast.activations import ACTIVATIONS
+from nnfast.formulas.activations import ACTIVATIONS
 from nnfast.kernels.cuda import narrow, sources
 from tests.cuda import gate
 from tests.cuda.architectures import ARCHITECTURES

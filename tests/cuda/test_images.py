@@ -11,12 +11,12 @@ from nnfast.backends import Backend, Program, get_backend
 from nnfast.backends.cuda import CudaBackend
 from nnfast.backends.cuda.geometry import Chunks, gradient_chunks, part_sizes, statistics_chunks
 from nnfast.backends.cuda.memory import OutOfDeviceMemoryError, bytes_needed
-from nnfast.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.losses import LOSSES
-from nnfast.network import Network
-from nnfast.networks import lenet5
-from nnfast.optimizers import adam
-from nnfast.plan import BatchNormOperation, ConvolutionOperation, Plan, make_plan
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import adam
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.networks.named import lenet5
+from nnfast.networks.network import Network
+from nnfast.plans.plan import BatchNormOperation, ConvolutionOperation, Plan, make_plan
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 from tests.image_networks import IMAGE_NETWORKS

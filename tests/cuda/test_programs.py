@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from nnfast.backends import Recipe, Source
+from nnfast.backends import Source
 from nnfast.backends.cuda import CudaBackend
 from nnfast.backends.cuda.program import CudaProgram
-from nnfast.losses import LOSSES
-from nnfast.network import Dense, Dropout, Network
-from nnfast.optimizers import adam
-from nnfast.plan import make_plan
+from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.optimizers import adam
+from nnfast.networks.network import Dense, Dropout, Network
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.cuda import gxx
 from tests.cuda.twin import Counters, Twin, make_twin
 

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from nnfast.backends import numba as backend_module
-from nnfast.threads import VARIABLES, run_in_threads
+from nnfast.backends.numba import program as backend_module
+from nnfast.support.threads import VARIABLES, run_in_threads
 
 
 @pytest.fixture(autouse=True)

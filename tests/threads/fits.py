@@ -55,8 +55,8 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys, threading
 import numpy as np
 from nnfast import Dense, Network, train
-from nnfast.backends import numba as backend
-from nnfast.threads import fair_share, run_in_threads
+from nnfast.backends.numba import program as backend
+from nnfast.support.threads import fair_share, run_in_threads
 
 backend.FLOPS_PER_THREAD = 1
 X = np.random.default_rng(0).normal(size=(100, 5))

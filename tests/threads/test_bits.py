@@ -12,12 +12,13 @@ from hypothesis import strategies as st
 pytest.importorskip("numba")
 
 from nnfast import Dense, Dropout, Network, get_backend
-from nnfast.backends import Recipe, Source
-from nnfast.backends import numba as backend_module
+from nnfast.backends import Source
+from nnfast.backends.numba import program as backend_module
+from nnfast.formulas.losses import get_loss
+from nnfast.formulas.optimizers import adam
 from nnfast.kernels.cpu.panels import DIRECT_BYTES, REPAID
-from nnfast.losses import get_loss
-from nnfast.optimizers import adam
-from nnfast.plan import make_plan
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 from tests.threads.fits import COUNTS, NETWORKS, WIDE, fit, guarded, make_rows
 
 RECIPES: dict[str, dict[str, Any]] = {

@@ -12,12 +12,12 @@ import pytest
 pytest.importorskip("numba")
 
 from nnfast import MLPClassifier, MLPRegressor, Model, get_backend, train
-from nnfast.threads import QUOTA, processor_count, thread_count
+from nnfast.support.threads import QUOTA, processor_count, thread_count
 from tests.threads.fits import NETWORKS, guarded, make_rows
 
 
 def test_the_count_is_what_is_asked_for_then_the_variables_then_the_processors(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnfast.threads.processor_count", lambda: 6)
+    monkeypatch.setattr("nnfast.support.threads.processor_count", lambda: 6)
     assert thread_count() == 6
     monkeypatch.setenv("OMP_NUM_THREADS", "4,2")  # OpenMP's own notation for nested teams is left to OpenMP
     assert thread_count() == 6
@@ -51,7 +51,7 @@ def test_a_container_s_quota_limits_the_count(
     file = tmp_path / "cpu.max"
     if quota is not None:
         file.write_text(f"{quota}\n")
-    monkeypatch.setattr("nnfast.threads.QUOTA", file)
+    monkeypatch.setattr("nnfast.support.threads.QUOTA", file)
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(8)), raising=False)
     assert processor_count() == count
 

@@ -9,8 +9,8 @@ import pytest
 
 pytest.importorskip("numba")
 
-from nnfast.backends import numba as backend_module
-from nnfast.threads import run_in_threads
+from nnfast.backends.numba import program as backend_module
+from nnfast.support.threads import run_in_threads
 from tests.threads.fits import NETWORKS, fit, guarded, run_script
 
 

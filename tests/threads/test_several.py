@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 pytest.importorskip("numba")
 
 from nnfast import MLPClassifier
-from nnfast.threads import fair_share, thread_count
+from nnfast.support.threads import fair_share, thread_count
 from tests.threads.fits import GUARD_SECONDS, NETWORKS, fit, run_script
 
 

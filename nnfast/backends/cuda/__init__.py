@@ -2,7 +2,7 @@
 
 Rows, parameters and slots stay on the device. A stretch sends its order and step values over once and reads its
 losses back once; between the two nothing waits for the device. Narrow networks take a path of their own (narrow.py),
-all others the wide one (wide.py); layout.py has the rule.
+all others the wide one (wide.py); kernels/cuda/layout.py has the rule.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ from typing import Any
 
 import numpy as np
 
-from ...plan import Plan
-from ..base import Backend, BackendUnavailableError, Recipe
+from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
+from ...plans.plan import Plan
+from ...plans.recipe import Recipe
+from ..base import Backend, BackendUnavailableError
 from .images import ImageProgram
-from .layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from .memory import reporting_memory
 from .narrow import NarrowProgram
 from .program import CudaProgram

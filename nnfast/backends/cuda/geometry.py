@@ -8,8 +8,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from ...plan import BatchNormOperation, ConvolutionOperation, Plan
-from ...windows import Window
+from ...networks.windows import Window
+from ...plans.plan import BatchNormOperation, ConvolutionOperation, Plan
 
 TILE_ROWS = 64  # ROWS of correlation.cu: pixels, or terms, of a block's tile
 SIDES = (2, 4)  # SIDE of correlation.cu: a thread sums SIDE x SIDE numbers, so that a tile has 16 or 64 columns

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 
-from ...activations import ACTIVATIONS, Activation
-from ...plan import BatchNormOperation, ConvolutionOperation, Operation, Plan, PoolingOperation
-from ..base import Recipe, Vector
+from ...formulas.activations import ACTIVATIONS, Activation
+from ...plans.plan import BatchNormOperation, ConvolutionOperation, Operation, Plan, PoolingOperation
+from ...plans.recipe import Recipe
+from ..base import Vector
 from . import geometry
 from .wide import Batch, Launch, Passes, WideProgram, grid_blocks, matrix_grid, shape_arguments
 

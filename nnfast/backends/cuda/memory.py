@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arrays import is_on_device
-from ...plan import Plan, make_plan
-from ..base import Recipe, Source
+from ...plans.plan import Plan, make_plan
+from ...plans.recipe import Recipe
+from ...support.arrays import is_on_device
+from ..base import Source
 from .geometry import part_sizes
 
 HEADER = 3  # words before the records of a stretch's steps; see kernels/cuda/common.cu

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plan import Plan
-from ..base import Recipe, Source
-from .layout import lay_out, tiles
+from ...kernels.cuda.layout import lay_out, tiles
+from ...plans.plan import Plan
+from ...plans.recipe import Recipe
+from ..base import Source
 from .memory import DeviceRows, single_steps
 from .program import CudaProgram
 

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...arrays import is_on_device
-from ...plan import Plan
-from ..base import Program, Recipe, Source, Vector, batch_divisor
+from ...plans.plan import Plan
+from ...plans.recipe import Recipe, batch_divisor
+from ...support.arrays import is_on_device
+from ..base import Program, Source, Vector
 from .memory import DeviceRows, Stretch, upload
 
 if TYPE_CHECKING:

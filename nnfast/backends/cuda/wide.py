@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ...activations import ACTIVATIONS, Activation
-from ...plan import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Plan, Span
-from ...random import Purpose, dropout_threshold
-from ..base import Recipe, Source
+from ...formulas.activations import ACTIVATIONS, Activation
+from ...plans.plan import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Plan, Span
+from ...plans.recipe import Recipe
+from ...support.random import Purpose, dropout_threshold
+from ..base import Source
 from .memory import DeviceRows, single_steps
 from .program import CudaProgram
 

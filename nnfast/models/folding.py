@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .activations import ACTIVATIONS
-from .layers import BatchNorm, Conv2D, Dense, Layer
-from .network import Network
-from .plan import make_plan
+from ..formulas.activations import ACTIVATIONS
+from ..networks.layers import BatchNorm, Conv2D, Dense, Layer
+from ..networks.network import Network
+from ..plans.plan import make_plan
 
 IDENTITY = ACTIVATIONS["identity"]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ...plan import DenseOperation, DropoutOperation, Plan
+from ...plans.plan import DenseOperation, DropoutOperation, Plan
 
 NARROW_UNITS = 256  # the widest layer of a narrow network: beyond it cuBLAS fills the device
 NARROW_ROWS = 4096  # the largest narrow batch: beyond it the overhead of launches no longer counts

@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import ctypes
-import importlib.util
 import logging
 import math
 import sys
 from functools import cache
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import DenseOperation, Plan
-from ..threads import fair_share, give_way_address, run_in_threads, thread_count
-from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
-from .numba_table import Areas, Table
+from ...plans.plan import DenseOperation, Plan
+from ...plans.recipe import Recipe, batch_divisor
+from ...support.threads import fair_share, give_way_address, run_in_threads
+from ..base import HostProgram, Source, Vector, batch_totals
+from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
 
@@ -35,35 +34,12 @@ IMAGE_ROWS = 64  # the arrays of images are large, their weights few; for the de
 CACHE_LINE = 64  # bytes
 
 
-class NumbaBackend(Backend):
-    """Kernels compiled by Numba for this machine's processor. threads: at most so many; None: see nnfast.threads."""
-
-    name = "numba"
-
-    def __init__(self, threads: int | None = None) -> None:
-        self.threads = thread_count(threads)
-
-    @property
-    def description(self) -> str:
-        import llvmlite.binding
-
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
-        version = metadata.version("numba")
-        return f"Numba {version} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
-
-    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
-        return Areas(plan, dtype).size
-
-    def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
-        return NumbaProgram(plan, recipe, self.threads)
-
-
 class NumbaProgram(HostProgram):
     """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
 
     def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
-        from ..kernels.cpu import formulas, gather, panels, sparse, tables
+        from ...kernels.cpu import formulas, gather, panels, sparse, tables
 
         self._tables = tables
         self._gather_kernel = gather.gather_kernel
@@ -89,7 +65,7 @@ class NumbaProgram(HostProgram):
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
         tables, plan, recipe = self._tables, self.plan, self.recipe
-        from ..kernels.cpu.catalogue import kernel
+        from ...kernels.cpu.catalogue import kernel
 
         table = Table(plan, recipe.dtype)
         operations = table.rows()
@@ -286,7 +262,7 @@ def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
 @cache
 def entry_point(name: str, dtype: np.dtype[Any]) -> Any:
     """A kernel as a Python callable, which takes integers and floats, and addresses for pointers."""
-    from ..kernels.cpu.catalogue import KERNELS, kernel
+    from ...kernels.cpu.catalogue import KERNELS, kernel
 
     kinds = {"n": ctypes.c_int64, "u": ctypes.c_uint64, "d": ctypes.c_double}
     arguments: list[Any] = [kinds.get(letter, ctypes.c_void_p) for letter in KERNELS[name][1]]
@@ -301,7 +277,7 @@ def announce(dtype: np.dtype[Any]) -> None:
 
     In the log, which the command line shows; on a terminal also where nobody listens to the log.
     """
-    from ..kernels.cpu import compilation
+    from ...kernels.cpu import compilation
 
     if dtype in _announced:
         return
@@ -311,14 +287,3 @@ def announce(dtype: np.dtype[Any]) -> None:
         logger.info(message)
         if sys.stderr.isatty() and not logger.hasHandlers():
             print(message, file=sys.stderr, flush=True)
-
-
-def unavailable_reason() -> str | None:
-    """Numba is a requirement of nnfast; without it the reference backend still runs."""
-    if importlib.util.find_spec("numba") is None:
-        return "Numba is not installed; install numba"
-    return None
-
-
-def create(threads: int | None) -> NumbaBackend:
-    return NumbaBackend(threads)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..windows import Window
+from ...networks.windows import Window
 
 Array = NDArray[Any]
 Slices = tuple[slice, slice, slice]

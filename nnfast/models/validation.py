@@ -8,46 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .activations import ACTIVATIONS
-from .arrays import array_module, is_on_device, to_host
-from .backends.base import Source
-from .data.encoding import InputEncoding
-from .data.table import Table
-from .data.targets import ClassTargets, NumberTargets, TargetEncoding
-from .losses import LOSSES, Loss, check_target_values
-from .network import Network
-from .plan import Plan
-
-DTYPES = ("float32", "float64")
-
-
-def check_dtype(dtype: Any) -> np.dtype[Any]:
-    """The dtype of a run's arithmetic. Raises ValueError for all but float32 and float64."""
-    try:
-        found = np.dtype(dtype)
-    except TypeError:
-        found = None
-    if found is None or found.name not in DTYPES:
-        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
-    return np.dtype(found.name)  # in this machine's byte order
-
-
-def check_number(value: Any, name: str, low: float, *, above: bool = False) -> float:
-    """A finite number from `low` (or above it). Raises TypeError or ValueError, naming the parameter."""
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not math.isfinite(value) or value < low or (above and value == low):
-        raise ValueError(f"{name} must be a finite number {'above' if above else 'from'} {low:g}, got {value!r}")
-    return float(value)
-
-
-def check_count(value: Any, name: str) -> int:
-    """A positive integer. Raises TypeError or ValueError, naming the parameter."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value}")
-    return int(value)
+from ..backends.base import Source
+from ..data.encoding import InputEncoding
+from ..data.table import Table
+from ..data.targets import ClassTargets, NumberTargets, TargetEncoding
+from ..formulas.activations import ACTIVATIONS
+from ..formulas.losses import LOSSES, Loss, check_target_values
+from ..networks.network import Network
+from ..plans.plan import Plan
+from ..support.arrays import array_module, is_on_device, to_host
 
 
 def check_inputs(

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..plan import make_plan
-from ..training import planned_rows
+from ..plans.plan import make_plan
+from ..training.memory import workspace_words
+from ..training.train import planned_rows
 from .options import as_options
 
 if TYPE_CHECKING:
     from ..backends import Backend
-    from ..history import EpochRecord
     from .preparation import Prepared
 
 
@@ -49,32 +48,5 @@ def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[
         lines["backend"] += f"; {choice}"
     width = max(map(len, lines))
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items() if text), file=sys.stderr)
-    summary = run.network.summary(run.batch_size, values["dtype"], backend, len(run.training))
-    print(f"\n{summary}\n", file=sys.stderr)
-
-
-@contextlib.contextmanager
-def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
-    """A bar of epochs as wide as the terminal, and below it the losses and the score, as a callback of train()."""
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    bar = Progress(TextColumn("epoch"), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), expand=True)
-    task = bar.add_task("", total=epochs)
-    numbers = Text()
-
-    with Live(Group(bar, numbers), console=Console(stderr=True)):
-
-        def show(record: EpochRecord) -> None:
-            words = [f"loss {record.loss:.4g}"]
-            for name, value in record.metrics.items():
-                # Only a loss could be the training rows' as well; the others' names fit into 60 columns without
-                label = "validation loss" if name == "validation_loss" else name.removeprefix("validation_")
-                words.append(f"{label} {value:.4g}")
-            numbers.plain = ", ".join(words)
-            bar.update(task, completed=record.epoch)
-
-        yield show
-    print(file=sys.stderr)
+    words = workspace_words(run.network, run.batch_size, values["dtype"], backend, len(run.training))
+    print(f"\n{run.network.summary()}\n{words}\n", file=sys.stderr)

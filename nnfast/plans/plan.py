@@ -16,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .initializers import INITIALIZERS
-from .layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, GlobalAveragePool2D, MaxPool2D
-from .network import Network
-from .random import Purpose, generator
-from .windows import Window
+from ..networks.initializers import INITIALIZERS
+from ..networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, GlobalAveragePool2D, MaxPool2D
+from ..networks.network import Network
+from ..networks.windows import Window
+from ..support.random import Purpose, generator
 
 ALIGNMENT = 16  # elements: a workspace array starts on a 64-byte boundary in float32 and float64 alike
 ROW_GROUP = 16  # where there are images, arrays hold a multiple of so many rows: an engine may work on whole groups

@@ -15,21 +15,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import array_module
-from .backends import Backend, Program, Recipe, Source, check_place, get_backend
-from .data.encoding import InputEncoding
-from .data.table import Table
-from .data.targets import ClassTargets, TargetEncoding, targets_from_state
-from .files import write_bytes
+from ..backends import Backend, Program, Source, check_place, get_backend
+from ..data.encoding import InputEncoding
+from ..data.table import Table
+from ..data.targets import ClassTargets, TargetEncoding, targets_from_state
+from ..formulas.intervals import SIMPLEX, lies_within
+from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
+from ..formulas.optimizers import sgd
+from ..networks.network import Network
+from ..plans.plan import make_plan
+from ..plans.recipe import Recipe
+from ..support.arrays import array_module
+from ..support.checks import check_dtype
+from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
-from .intervals import SIMPLEX, lies_within
-from .losses import LOSSES, Loss, check_pair, get_loss
 from .metrics import predicted_classes, score
-from .network import Network
-from .optimizers import sgd
-from .plan import make_plan
-from .validation import check_all_finite, check_class_count, check_dtype, make_source
+from .validation import check_all_finite, check_class_count, make_source
 
 FORMAT = "nnfast model 1"
 PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
@@ -39,9 +41,9 @@ PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few e
 class Model:
     """A network with its parameters, and all that stands between the user's data and the network's numbers.
 
-    parameters: the flat vector of nnfast.plan, in the dtype that predictions are computed in; state, in the same dtype,
-    that of running statistics. targets: how outputs become labels or numbers. inputs: how columns become inputs, or
-    None for arrays taken as they are. input_scale: what inputs are multiplied by. history: of the training. backend,
+    parameters: the flat vector of nnfast.plans, in the dtype that predictions are computed in; state, in the same
+    dtype, that of running statistics. targets: how outputs become labels or numbers. inputs: how columns become inputs,
+    or None for arrays taken as they are. input_scale: what inputs are multiplied by. history: of the training. backend,
     threads: where predictions run, and in how many threads at most; see get_backend.
     """
 

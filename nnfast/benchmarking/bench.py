@@ -19,10 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import NAMES, Source, get_backend, unavailable
-from .cli.info import gather
-from .threads import thread_count
-from .validation import check_count
+from ..backends import NAMES, Source, get_backend, unavailable
+from ..backends.environment import gather
+from ..support.checks import check_count
+from ..support.threads import thread_count
 from .workloads import DTYPE, WORKLOADS, Workload, get_workload
 
 REFERENCE = "numpy"

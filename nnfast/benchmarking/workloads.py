@@ -15,14 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .backends import Recipe, Source
-from .data import load_dataset
-from .losses import get_loss
-from .network import Network, multilayer_perceptron
-from .networks import get_network
-from .optimizers import get_optimizer
-from .plan import Plan, make_plan
-from .random import ShuffledOrders
+from ..backends import Source
+from ..data import load_dataset
+from ..formulas.losses import get_loss
+from ..formulas.optimizers import get_optimizer
+from ..networks.named import get_network
+from ..networks.network import Network, multilayer_perceptron
+from ..plans.plan import Plan, make_plan
+from ..plans.recipe import Recipe
+from ..support.random import ShuffledOrders
 
 DTYPE = np.dtype(np.float32)
 SEED = 0  # of data, weights and orders

@@ -1,6 +1,6 @@
 """The layers of which networks are made: frozen descriptions that know shapes and parameter counts, and hold no arrays.
 
-A layer of a new kind stands here and in LAYERS; its arrays in nnfast.plan, its arithmetic in the backends.
+A layer of a new kind stands here and in LAYERS; its arrays in nnfast.plans, its arithmetic in the backends.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from .activations import Activation, get_activation
+from ..formulas.activations import Activation, get_activation
 from .initializers import check_initializer
 from .windows import Padding, Pair, Shape, Window, image_shape, make_window, text_of
 

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activations import Activation
-from ..plan import (
+from ...formulas.activations import Activation
+from ...plans.plan import (
     ALIGNMENT,
     BatchNormOperation,
     ConvolutionOperation,
@@ -18,7 +18,7 @@ from ..plan import (
     Plan,
     PoolingOperation,
 )
-from ..random import dropout_threshold
+from ...support.random import dropout_threshold
 
 Row = NDArray[np.int64]
 
@@ -33,7 +33,7 @@ class Areas:
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
-        from ..kernels.cpu import panels, sparse
+        from ...kernels.cpu import panels, sparse
 
         self.size = plan.workspace_size
         self.images = self.flat = self.flat_gradient = -1
@@ -68,7 +68,7 @@ class Table:
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
-        from ..kernels.cpu import tables
+        from ...kernels.cpu import tables
 
         self._tables = tables
         self._plan = plan
@@ -85,7 +85,7 @@ class Table:
         images = plan.image_operations
         rows = []
         if images:
-            from ..kernels.cpu.registers import group_size
+            from ...kernels.cpu.registers import group_size
 
             group = group_size(self._dtype)
             rows.append(self._conversion(tables.INTERLEAVE, plan.inputs.shape[1], plan.inputs.offset, areas.images))
@@ -107,7 +107,7 @@ class Table:
 
     def _kernel(self, name: str) -> int:
         """The address of a kernel."""
-        from ..kernels.cpu.catalogue import kernel
+        from ...kernels.cpu.catalogue import kernel
 
         return kernel(name, self._dtype).address
 
@@ -116,7 +116,7 @@ class Table:
         return row.ctypes.data
 
     def _conversion(self, kind: int, size: int, inputs: int, outputs: int) -> Row:
-        from ..kernels.cpu.registers import group_size
+        from ...kernels.cpu.registers import group_size
 
         tables = self._tables
         row = np.full(tables.COLUMNS, -1, dtype=np.int64)
@@ -166,7 +166,7 @@ class Table:
 
     def _activation(self, row: Row, activation: Activation | None) -> None:
         """Activation and derivative of a hidden layer, which the identity does without."""
-        from ..kernels.cpu import formulas
+        from ...kernels.cpu import formulas
 
         tables = self._tables
         if activation is None or (activation.name == "identity" and row[tables.KIND] != tables.DENSE):
@@ -196,7 +196,7 @@ class Table:
             self._activation(row, op.layer.function)
 
     def _convolution(self, row: Row, op: ConvolutionOperation) -> None:
-        from ..kernels.cpu import convolution, convolution_gradient
+        from ...kernels.cpu import convolution, convolution_gradient
 
         tables, dtype = self._tables, self._dtype
         row[tables.KIND] = tables.WINDOW
@@ -222,7 +222,7 @@ class Table:
         self._activation(row, op.layer.function)
 
     def _pooling(self, row: Row, op: PoolingOperation) -> None:
-        from ..kernels.cpu import pooling
+        from ...kernels.cpu import pooling
 
         tables = self._tables
         row[tables.KIND] = tables.WINDOW
@@ -240,7 +240,7 @@ class Table:
         )
 
     def _batch_norm(self, row: Row, op: BatchNormOperation, *, is_image: bool) -> None:
-        from ..kernels.cpu import batch_norm
+        from ...kernels.cpu import batch_norm
 
         tables = self._tables
         layout = "image" if is_image else "flat"

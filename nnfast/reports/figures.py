@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from .history import History
+    from ..models.history import History
 
 MAX_MISTAKES, MAX_FILTERS = 25, 64
 LOG_SCALE_FROM = 10.0  # losses whose largest is this many times their smallest are drawn on a logarithmic scale

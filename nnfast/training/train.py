@@ -17,23 +17,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from .arrays import take_rows
-from .backends import Backend, Program, Recipe, Source, check_place, get_backend
-from .data.encoding import InputEncoding
-from .data.splits import split_rows
-from .data.table import Table
-from .data.targets import ClassTargets, TargetEncoding
-from .history import EpochRecord, History
-from .interruption import Interruption, interruptible
-from .losses import Loss, check_pair, get_loss
-from .metrics import score
-from .model import Model
-from .network import Network
-from .optimizers import Optimizer, get_optimizer
-from .plan import make_plan
-from .random import ShuffledOrders, check_seed
-from .schedules import Plateau, ReduceOnPlateau, Schedule, Span, get_schedule
-from .validation import check_count, check_dtype, check_number, check_state, choose_targets, default_loss, make_source
+from ..backends import Backend, Program, Source, check_place, get_backend
+from ..data.encoding import InputEncoding
+from ..data.splits import split_rows
+from ..data.table import Table
+from ..data.targets import ClassTargets, TargetEncoding
+from ..formulas.losses import Loss, check_pair, get_loss
+from ..formulas.optimizers import Optimizer, get_optimizer
+from ..formulas.schedules import Plateau, ReduceOnPlateau, Schedule, Span, get_schedule
+from ..models.history import EpochRecord, History
+from ..models.metrics import score
+from ..models.model import Model
+from ..models.validation import check_state, choose_targets, default_loss, make_source
+from ..networks.network import Network
+from ..plans.plan import make_plan
+from ..plans.recipe import Recipe
+from ..support.arrays import take_rows
+from ..support.checks import check_count, check_dtype, check_number
+from ..support.interruption import Interruption, interruptible
+from ..support.random import ShuffledOrders, check_seed
 
 STRETCH_SECONDS = 0.2  # at most this long between two looks at the world
 STRETCH_ROWS = 2**22  # and at most this many rows, for the memory of their order

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from .activations import Activation
+from ..formulas.activations import Activation
 from .layers import Conv2D, Dense, Flatten, MaxPool2D
 from .network import Network
 from .windows import Shape

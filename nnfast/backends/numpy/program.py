@@ -11,21 +11,21 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..activations import Activation
-from ..formula import numpy_function
-from ..losses import Loss, canonical_pair, is_softmax_cross_entropy
-from ..plan import (
+from ...formulas.activations import Activation
+from ...formulas.formula import numpy_function
+from ...formulas.losses import Loss, canonical_pair, is_softmax_cross_entropy
+from ...plans.plan import (
     BatchNormOperation,
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
     Operation,
-    Plan,
     PoolingOperation,
 )
-from ..random import dropout_keep
-from . import numpy_layers as layers
-from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor
+from ...plans.recipe import batch_divisor
+from ...support.random import dropout_keep
+from ..base import HostProgram, Source, Vector
+from . import layers
 
 Array = NDArray[Any]
 
@@ -40,22 +40,6 @@ class Passed(NamedTuple):
     z: Array
     outputs: Array
     kept: Any
-
-
-class NumpyBackend(Backend):
-    """Runs everywhere NumPy does."""
-
-    name = "numpy"
-
-    @property
-    def description(self) -> str:
-        return f"NumPy {np.__version__}"
-
-    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
-        return 0  # arrays are made where they are needed
-
-    def compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
-        return NumpyProgram(plan, recipe)
 
 
 class NumpyProgram(HostProgram):
@@ -282,12 +266,3 @@ def delta_of_outputs(activation: Activation, loss: Loss, z: Array, a: Array, y: 
     if pair := canonical_pair(activation, loss):
         return numpy_function(pair.delta, ("z", "a", "y"))(z, a, y)
     return activation.backward(z, a, loss.derivative_function(a, y))
-
-
-def unavailable_reason() -> str | None:
-    """NumPy is a requirement of nnfast: always available."""
-    return None
-
-
-def create() -> NumpyBackend:
-    return NumpyBackend()

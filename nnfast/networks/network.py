@@ -10,14 +10,11 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from .activations import ACTIVATIONS, Activation
+from ..formulas.activations import ACTIVATIONS, Activation
 from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
 from .windows import Shape
-
-if TYPE_CHECKING:
-    from .backends import Backend
 
 MAX_LAYERS = 1000
 
@@ -88,18 +85,8 @@ class Network:
         """Weights and biases of all layers."""
         return sum(layer.parameter_count(shape) for layer, shape in zip(self.layers, self.shapes, strict=False))
 
-    def summary(
-        self,
-        batch_size: int | None = None,
-        dtype: Any = "float32",
-        backend: str | Backend = "auto",
-        n_rows: int | None = None,
-    ) -> str:
-        """A table of the layers: number, kind, activation, output shape, parameters.
-
-        With batch_size, a line below tells the memory that train() takes for the numbers between the layers, in batches
-        of so many rows, in `dtype`, on `backend`. n_rows: what it trains on, where that is little.
-        """
+    def summary(self) -> str:
+        """A table of the layers: number, kind, activation, output shape, parameters."""
         rows = [("", "layer", "activation", "output shape", "parameters"), ("", "input", "", str(self.input_shape), "")]
         shapes = self.shapes
         for index, (layer, before, after) in enumerate(zip(self.layers, shapes[:-1], shapes[1:], strict=True)):
@@ -107,17 +94,12 @@ class Network:
             rows.append((str(index), layer.label, activation, str(after), f"{layer.parameter_count(before):,}"))
         rows.append(("", "total", "", "", f"{self.parameter_count:,}"))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        table = "\n".join(
+        return "\n".join(
             "  ".join(
                 [*(cell.ljust(width) for cell, width in zip(row[:-1], widths, strict=False)), row[-1].rjust(widths[-1])]
             ).rstrip()
             for row in rows
         )
-        if batch_size is None:
-            return table
-        from .memory import workspace_words  # by what lowers networks, and so imports this module
-
-        return f"{table}\n{workspace_words(self, batch_size, dtype, backend, n_rows)}"
 
     def __str__(self) -> str:
         return self.summary()

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 
-from .backends import Backend, get_backend
-from .network import Network
-from .plan import make_plan
-from .training import EVALUATION_ROWS, planned_rows
+from ..backends import Backend, get_backend
+from ..networks.network import Network
+from ..plans.plan import make_plan
+from .train import EVALUATION_ROWS, planned_rows
 
 
 def workspace_bytes(
@@ -24,7 +24,9 @@ def workspace_bytes(
     return get_backend(backend).workspace_size(plan, dtype) * dtype.itemsize
 
 
-def workspace_words(network: Network, batch_size: int, dtype: Any, backend: str | Backend, n_rows: int | None) -> str:
+def workspace_words(
+    network: Network, batch_size: int, dtype: Any, backend: str | Backend = "auto", n_rows: int | None = None
+) -> str:
     """ "workspace: 12.3 MB on numba, for batches of 64 (256 rows in evaluation)"."""
     chosen = get_backend(backend)
     size = workspace_bytes(network, batch_size, dtype, chosen, n_rows)

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .data.targets import ClassTargets, TargetEncoding
+from ..data.targets import ClassTargets, TargetEncoding
 
 
 def accuracy(predicted: NDArray[Any], true: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> float:

@@ -1,0 +1,50 @@
+"""The CPU backend: kernels compiled by Numba, called in threads."""
+
+from __future__ import annotations
+
+import importlib.util
+from importlib import metadata
+from typing import Any
+
+import numpy as np
+
+from ...plans.plan import Plan
+from ...plans.recipe import Recipe
+from ...support.threads import thread_count
+from ..base import Backend
+from .program import NumbaProgram
+from .table import Areas
+
+
+class NumbaBackend(Backend):
+    """Kernels compiled by Numba for this machine's processor. threads: upper limit; None: see support.threads."""
+
+    name = "numba"
+
+    def __init__(self, threads: int | None = None) -> None:
+        self.threads = thread_count(threads)
+
+    @property
+    def description(self) -> str:
+        import llvmlite.binding
+
+        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        version = metadata.version("numba")
+        return f"Numba {version} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
+
+    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
+        return Areas(plan, dtype).size
+
+    def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
+        return NumbaProgram(plan, recipe, self.threads)
+
+
+def unavailable_reason() -> str | None:
+    """Numba is a requirement of nnfast; without it the reference backend still runs."""
+    if importlib.util.find_spec("numba") is None:
+        return "Numba is not installed; install numba"
+    return None
+
+
+def create(threads: int | None) -> NumbaBackend:
+    return NumbaBackend(threads)

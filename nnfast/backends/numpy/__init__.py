@@ -1,0 +1,37 @@
+"""The reference backend: the mathematics as one would write it on paper, in NumPy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from ...plans.plan import Plan
+from ...plans.recipe import Recipe
+from ..base import Backend
+from .program import NumpyProgram
+
+
+class NumpyBackend(Backend):
+    """Runs everywhere NumPy does."""
+
+    name = "numpy"
+
+    @property
+    def description(self) -> str:
+        return f"NumPy {np.__version__}"
+
+    def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
+        return 0  # arrays are made where they are needed
+
+    def compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
+        return NumpyProgram(plan, recipe)
+
+
+def unavailable_reason() -> str | None:
+    """NumPy is a requirement of nnfast: always available."""
+    return None
+
+
+def create() -> NumpyBackend:
+    return NumpyBackend()

@@ -1,0 +1,1 @@
+"""The mathematics: activations, losses, optimizers and schedules, as tables of formulas."""

@@ -1,0 +1,1 @@
+"""What stands on the ground: arrays, files, threads, interruptions, random numbers and checks."""

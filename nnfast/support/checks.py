@@ -1,0 +1,39 @@
+"""Checks of single values that users hand in: numbers, counts and dtypes."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+DTYPES = ("float32", "float64")
+
+
+def check_dtype(dtype: Any) -> np.dtype[Any]:
+    """The dtype of a run's arithmetic. Raises ValueError for all but float32 and float64."""
+    try:
+        found = np.dtype(dtype)
+    except TypeError:
+        found = None
+    if found is None or found.name not in DTYPES:
+        raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}")
+    return np.dtype(found.name)  # in this machine's byte order
+
+
+def check_number(value: Any, name: str, low: float, *, above: bool = False) -> float:
+    """A finite number from `low` (or above it). Raises TypeError or ValueError, naming the parameter."""
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not math.isfinite(value) or value < low or (above and value == low):
+        raise ValueError(f"{name} must be a finite number {'above' if above else 'from'} {low:g}, got {value!r}")
+    return float(value)
+
+
+def check_count(value: Any, name: str) -> int:
+    """A positive integer. Raises TypeError or ValueError, naming the parameter."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise TypeError(f"{name} must be a positive integer, got {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be a positive integer, got {value}")
+    return int(value)
