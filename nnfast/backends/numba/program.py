@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -58,7 +59,6 @@ class NumbaProgram(HostProgram):
         self._settings[tables.ALPHA] = recipe.alpha
         self._settings[tables.L1] = recipe.l1
         self._settings[tables.CLIP_NORM] = recipe.clip_norm or 0.0
-        self._kept: list[Any] = []
         self._operations, self._constants, self._job = self._make_tables()
         self._run_steps = entry_point("run_steps", dtype)
 
@@ -171,13 +171,10 @@ class NumbaProgram(HostProgram):
 
         def run_steps(thread: int, threads: int) -> None:
             self._run_steps(
-                *addresses(operations, job, self._settings), self.recipe.seed,
-                *addresses(
-                    self._constants, self._zeros, self._parameters, self._gradient, self._slots, self._state,
-                    self._workspace, self._packs[thread], self._row_losses, self._penalties, order, bounds,
-                ),
-                len(losses), values.ctypes.data, values.shape[1],
-                *addresses(totals, losses, outputs, barrier), thread, threads,
+                operations, job, self._settings, self.recipe.seed, self._constants, self._zeros, self._parameters,
+                self._gradient, self._slots, self._state, self._workspace, self._packs[thread], self._row_losses,
+                self._penalties, order, bounds, len(losses), values, values.shape[1], totals, losses, outputs, barrier,
+                thread, threads,
             )  # fmt: skip
 
         def run_or_break(thread: int, threads: int) -> None:
@@ -254,19 +251,25 @@ def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
 
-def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
-    """Where the arrays begin in memory."""
-    return tuple(array.ctypes.data for array in arrays)
-
-
 @cache
-def entry_point(name: str, dtype: np.dtype[Any]) -> Any:
-    """A kernel as a Python callable, which takes integers and floats, and addresses for pointers."""
-    from ...kernels.cpu.catalogue import KERNELS, kernel
+def entry_point(name: str, dtype: np.dtype[Any], checked: bool = False) -> Callable[..., None]:
+    """A kernel as a Python callable of the numbers and arrays in its signature, which it checks if asked to."""
+    from ...kernels.cpu.catalogue import kernel
+    from ...kernels.cpu.signatures import check_call
 
-    kinds = {"n": ctypes.c_int64, "u": ctypes.c_uint64, "d": ctypes.c_double}
-    arguments: list[Any] = [kinds.get(letter, ctypes.c_void_p) for letter in KERNELS[name][1]]
-    return ctypes.CFUNCTYPE(None, *arguments)(kernel(name, dtype).address)
+    compiled = kernel(name, dtype)
+    types: dict[str, Any] = {"int64": ctypes.c_int64, "uint64": ctypes.c_uint64, "float64": ctypes.c_double}
+    kinds = (types[p.dtype] if p.shape is None else ctypes.c_void_p for p in compiled.signature)
+    function = ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
+
+    def call(*arguments: Any) -> None:
+        function(*[value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments])
+
+    def checked_call(*arguments: Any) -> None:
+        check_call(name, compiled.signature, dtype, arguments)
+        call(*arguments)
+
+    return checked_call if checked else call
 
 
 _announced: set[np.dtype[Any]] = set()
