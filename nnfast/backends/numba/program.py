@@ -15,8 +15,10 @@ from numpy.typing import NDArray
 
 from ...plans.plan import DenseOperation, Plan
 from ...plans.recipe import Recipe, batch_divisor
+from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
 from ..base import HostProgram, Source, Vector, batch_totals
+from .checks import check_stretch, check_table
 from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
@@ -36,7 +38,10 @@ CACHE_LINE = 64  # bytes
 
 
 class NumbaProgram(HostProgram):
-    """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
+    """A plan as tables of integers, operations and job (kernels/cpu/tables.py).
+
+    kept: the arrays that the tables know by their addresses. areas: what the engine adds to the plan's workspace.
+    """
 
     def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
@@ -59,8 +64,11 @@ class NumbaProgram(HostProgram):
         self._settings[tables.ALPHA] = recipe.alpha
         self._settings[tables.L1] = recipe.l1
         self._settings[tables.CLIP_NORM] = recipe.clip_norm or 0.0
-        self._operations, self._constants, self._job = self._make_tables()
-        self._run_steps = entry_point("run_steps", dtype)
+        self.operations, self._constants, self.job = self._make_tables()
+        self._is_checked = is_debugging()
+        if self._is_checked:
+            check_table(self.operations, plan, self.areas, parameters=self._parameters, workspace=self._workspace)
+        self._run_steps = entry_point("run_steps", dtype, self._is_checked)
 
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
@@ -70,8 +78,8 @@ class NumbaProgram(HostProgram):
         table = Table(plan, recipe.dtype)
         operations = table.rows()
         constants = table.constants
-        self._kept = table.kept
-        self._extents = table.areas.extents
+        self.kept = table.kept
+        self.areas = table.areas
         self._workspace = aligned_zeros((table.workspace_size,), recipe.dtype)
         self._penalties = np.zeros(table.weight_rows)
         job = np.zeros(tables.JOB_SIZE, dtype=np.int64)
@@ -105,7 +113,7 @@ class NumbaProgram(HostProgram):
         kernels = self._sparse.kernels(inputs.data.dtype, inputs.indices.dtype, dtype)
         self._sparse_row = self._sparse.sparse_row(
             inputs,
-            extents=self._workspace[self._extents :].ctypes.data,
+            extents=self._workspace[self.areas.extents :].ctypes.data,
             z=int(row[tables.Z]),
             delta=int(row[tables.GRADIENT]),
             weights=int(row[tables.WEIGHTS]),
@@ -115,7 +123,7 @@ class NumbaProgram(HostProgram):
         row[tables.FORWARD], row[tables.WEIGHT_GRADIENT] = kernels.outputs.address, kernels.add_gradient.address
         row[tables.FORWARD_ROW] = row[tables.WEIGHT_GRADIENT_ROW] = self._sparse_row.ctypes.data
         job[tables.GATHER_INPUTS] = kernels.extents.address
-        job[tables.BATCH_INPUTS] = self._extents
+        job[tables.BATCH_INPUTS] = self.areas.extents
         job[tables.INPUT_SIZE_OF_BATCH] = self._sparse.EXTENT_BYTES // dtype.itemsize
 
     def bind(self, source: Source) -> None:
@@ -135,12 +143,14 @@ class NumbaProgram(HostProgram):
     ) -> tuple[NDArray[np.float64], Vector]:
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
         tables, dtype = self._tables, self.recipe.dtype
-        job = self._job.copy()
+        if self._is_checked:
+            check_stretch(self.plan, dtype, source, order, bounds)
+        job = self.job.copy()
         output_size = self.plan.network.output_size
         targets = source.targets
         if targets is None:  # for prediction: any targets do, the loss is not looked at
             targets = np.zeros(source.n_rows, np.int64)
-        operations, inputs, density = self._operations, source.inputs, 1.0
+        operations, inputs, density = self.operations, source.inputs, 1.0
         if source.is_sparse:
             if isinstance(self.plan.operations[0], DenseOperation) and self._sparse.repays(inputs):
                 operations, density = operations.copy(), self._sparse.density(inputs)
@@ -204,9 +214,9 @@ class NumbaProgram(HostProgram):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
-        if not self._job[self._tables.UPDATE]:  # a program that only predicts needs none
+        if not self.job[self._tables.UPDATE]:  # a program that only predicts needs none
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
-            self._job[self._tables.UPDATE] = update.address
+            self.job[self._tables.UPDATE] = update.address
         values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
         return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
