@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +28,7 @@ from nnfast.support.debugging import is_debugging
 from tests.image_networks import IMAGE_NETWORKS
 from tests.programs import recipe
 
+ROOT = Path(__file__).resolve().parents[1]
 ROWS = 32  # whole groups of images in either dtype
 DENSE = Network(
     6, [Dense(20, "gelu"), BatchNorm(activation="tanh"), Dropout(0.2), Dense(2, "relu"), Dense(3, "softmax")]
@@ -147,6 +152,28 @@ def test_a_workspace_that_is_too_small_for_the_plan_is_refused(monkeypatch: pyte
     monkeypatch.setattr(program_module, "Table", for_fewer_rows)
     with pytest.raises(AssertionError, match=r"of operation 0 is workspace.* but workspace has"):
         make_program()
+
+
+SCRIPT = """
+import numpy as np
+import nnfast
+from nnfast.backends import Source
+
+def label_that_is_no_class(*arguments, **options):
+    return Source(np.zeros((4, 3), "float32"), np.array([0, 1, 2, 1]))
+
+import nnfast.training.train as training
+training.make_source = label_that_is_no_class
+nnfast.train(nnfast.Network(3, [nnfast.Dense(2, "softmax")]), np.zeros((4, 3)), [0, 1, 0, 1], epochs=1, backend="numba")
+"""
+
+
+def test_the_variable_has_a_training_checked() -> None:
+    """In a process of its own, since all tests run with checks."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "NNFAST_DEBUG": "1"}
+    done = subprocess.run([sys.executable, "-c", SCRIPT], env=environment, capture_output=True, text=True, check=False)
+    message = "AssertionError: kernel run_steps, parameter targets: 2 at place 2 is none of the 2 outputs"
+    assert done.stderr.splitlines()[-1] == message
 
 
 def test_without_the_variable_nothing_is_checked(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 
 from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from nnfast.networks.network import Network
+from nnfast.plans.listing import placed_arrays
 from nnfast.plans.plan import (
     ALIGNMENT,
     ROW_GROUP,
@@ -152,3 +153,18 @@ def test_a_convolution_draws_by_its_fans_and_batch_norm_starts_as_the_identity()
     assert not norm.running_mean.view(state).any()
     assert (norm.running_variance.view(state) == 1).all()
     assert norm.gamma not in plan.weight_spans
+
+
+@given(network=networks, rows=st.integers(1, 40))
+def test_the_listing_has_every_array_once(network: Network, rows: int) -> None:
+    plan = make_plan(network, rows)
+    arrays = placed_arrays(plan)
+    assert len({array.name for array in arrays}) == len({array[::2] for array in arrays}) == len(arrays)
+    ends = {"parameters": 0, "state": 0, "workspace": 0}
+    for vector, _, span in arrays:
+        gap = span.offset - ends[vector]
+        assert 0 <= gap < (ALIGNMENT if vector == "workspace" else 1)
+        ends[vector] = span.end
+    assert ends == {"parameters": plan.parameter_count, "state": plan.state_count, "workspace": plan.workspace_size}
+    listed = {array.span for array in arrays}
+    assert {plan.inputs, plan.targets, *plan.named_parameters.values(), *plan.named_state.values()} <= listed
