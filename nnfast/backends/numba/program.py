@@ -18,7 +18,6 @@ from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
 from ..base import HostProgram, Source, Vector, batch_totals
-from .checks import check_stretch, check_table
 from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
@@ -65,10 +64,15 @@ class NumbaProgram(HostProgram):
         self._settings[tables.L1] = recipe.l1
         self._settings[tables.CLIP_NORM] = recipe.clip_norm or 0.0
         self.operations, self._constants, self.job = self._make_tables()
-        self._is_checked = is_debugging()
-        if self._is_checked:
-            check_table(self.operations, plan, self.areas, parameters=self._parameters, workspace=self._workspace)
-        self._run_steps = entry_point("run_steps", dtype, self._is_checked)
+        self._checks: Any = None
+        if is_debugging():
+            from . import checks
+
+            self._checks = checks
+            checks.check_table(
+                self.operations, plan, self.areas, parameters=self._parameters, workspace=self._workspace
+            )
+        self._run_steps = entry_point("run_steps", dtype, self._checks is not None)
 
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
@@ -143,8 +147,8 @@ class NumbaProgram(HostProgram):
     ) -> tuple[NDArray[np.float64], Vector]:
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
         tables, dtype = self._tables, self.recipe.dtype
-        if self._is_checked:
-            check_stretch(self.plan, dtype, source, order, bounds)
+        if self._checks:
+            self._checks.check_stretch(self.plan, dtype, source, order, bounds)
         job = self.job.copy()
         output_size = self.plan.network.output_size
         targets = source.targets
