@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from image_kernel_rates import peak
 from kernel_rates import Case, derivatives, gathers, losses, row_sums, seconds_of, updates, values
 
-from nnfast.bench import REFERENCE, Runner, verify
+from nnfast.bench import Reference, Runner, verify
 from nnfast.cli.info import gather
 from nnfast.network import Dense
 from nnfast.optimizers import get_optimizer
@@ -51,7 +51,7 @@ def passes(workload: Workload) -> Iterator[Case]:
 def step_seconds(workload: Workload) -> float:
     """Median processor time of a step, once its results are those of the reference."""
     runner = Runner(workload, "numba", threads=1)
-    verify(runner, Runner(workload, REFERENCE).outcome())
+    verify(runner, Reference(workload))
     runner.prepare(20)
     per_step = runner.seconds() / runner.steps
     runner.prepare(max(1, int(SECONDS / per_step)))
