@@ -140,6 +140,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_threads(bench)
     bench.add_argument("--workload", metavar="A,B", help="workloads to run (default: all)")
     bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats; the median counts (3)")
+    bench.add_argument("--dtype", default="float32", help="float32 or float64 (float32)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser, commands.choices
 
@@ -181,6 +182,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.repeats,
         as_json=arguments.json,
         threads=arguments.threads,
+        dtype=arguments.dtype,
     )
     return code
 

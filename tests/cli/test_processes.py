@@ -48,14 +48,26 @@ def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
 def test_bench_hands_its_options_on(nnfast, monkeypatch):
     calls = []
     module = ModuleType("nnfast.benchmarking.bench")
-    module.bench_command = lambda backends, workloads, repeats, as_json, threads: (
-        calls.append((backends, workloads, repeats, as_json, threads)) or 0
+    module.bench_command = lambda backends, workloads, repeats, as_json, threads, dtype: (
+        calls.append((backends, workloads, repeats, as_json, threads, dtype)) or 0
     )
     monkeypatch.setitem(sys.modules, "nnfast.benchmarking.bench", module)
-    options = ("--backend", "numba,numpy", "--workload", "xor", "--repeats", 2, "--threads", 3, "--json")
+    options = (
+        "--backend",
+        "numba,numpy",
+        "--workload",
+        "xor",
+        "--repeats",
+        2,
+        "--threads",
+        3,
+        "--dtype",
+        "float64",
+        "--json",
+    )
     assert nnfast("bench", *options)[0] == 0
     assert nnfast("bench")[0] == 0
-    assert calls == [(["numba", "numpy"], ["xor"], 2, True, 3), (None, None, 3, False, None)]
+    assert calls == [(["numba", "numpy"], ["xor"], 2, True, 3, "float64"), (None, None, 3, False, None, "float32")]
     assert_refused(nnfast("bench", "--repeats", 0), "--repeats", command="bench")
 
 

@@ -6,6 +6,7 @@ held to these results.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -92,6 +93,12 @@ class NumpyProgram(HostProgram):
                 rows = slice(start, start + self.plan.rows)
                 outputs[rows] = self._forward(self._scaled(source, rows), step=None, by_batch=False)[-1].outputs
         return outputs
+
+    def trace(self, source: Source) -> Iterator[tuple[Operation, Passed]]:
+        """Every operation and what it makes of one batch, as in training but without dropout."""
+        with np.errstate(all="ignore"):
+            passed = self._forward(self._scaled(source, slice(None)), step=None, by_batch=True)
+        return zip(self.plan.operations, passed, strict=True)
 
     def _scaled(self, source: Source, rows: Any) -> Array:
         inputs = source.inputs[rows]
