@@ -23,7 +23,7 @@ from nnfast import (
     train,
 )
 from nnfast.formulas.losses import LOSSES
-from nnfast.training.train import EarlyStopping
+from nnfast.training.stopping import EarlyStopping
 from tests.test_estimators_same_model import distance, make_data, weights_of
 from tests.tolerances import SAME_MODEL, difference
 

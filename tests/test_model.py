@@ -22,7 +22,8 @@ from nnfast.models.model import Model
 from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
 from nnfast.networks.network import Network
 from nnfast.plans.plan import make_plan
-from nnfast.training.train import EarlyStopping, train
+from nnfast.training.stopping import EarlyStopping
+from nnfast.training.train import train
 from tests.tolerances import ONE_STEP, difference
 
 

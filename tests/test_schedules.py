@@ -11,6 +11,7 @@ from nnfast.formulas.schedules import (
     SCHEDULES,
     CosineDecay,
     InverseScaling,
+    Plateau,
     ReduceOnPlateau,
     Span,
     StepDecay,
@@ -58,10 +59,10 @@ def test_cosine_warms_up_and_ends_at_its_final_factor() -> None:
 
 
 def test_a_plateau_lowers_the_rate_after_patience_and_never_below_the_minimum() -> None:
-    plateau = ReduceOnPlateau(factor=0.1, patience=2, tolerance=0.01, minimum=0.01).start()
+    schedule, plateau = ReduceOnPlateau(factor=0.1, patience=2, tolerance=0.01, minimum=0.01), Plateau()
     seen = []
     for loss in (1.0, 0.995, 0.9, 0.9, 0.899, 0.9, 0.9, 0.9, 0.9):
-        plateau.observe(loss)
+        schedule.observe(plateau, loss)
         seen.append(plateau.factor)
     assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
 

@@ -22,7 +22,8 @@ from nnfast.models.history import EpochRecord
 from nnfast.models.model import Model
 from nnfast.networks.network import Dense, Dropout, Network, multilayer_perceptron
 from nnfast.plans.plan import make_plan
-from nnfast.training.train import DivergenceError, EarlyStopping, train
+from nnfast.training.stopping import DivergenceError, EarlyStopping
+from nnfast.training.train import train
 from tests.tolerances import ACCURACY_OF_RUNS, difference
 
 REGRESSION = Network(3, [Dense(8, "tanh"), Dense(1)])
@@ -85,7 +86,7 @@ def test_runs_of_many_stretches_count_their_steps_through(
     network = Network(3, [Dense(8, "tanh"), Dropout(0.3), Dense(1)])
     options: dict[str, Any] = {"epochs": 7, "schedule": "cosine"}
     watched = quick(network, *rows, callbacks=[lambda record: None], **options)
-    monkeypatch.setattr("nnfast.training.train.STRETCH_ROWS", 140)  # two epochs a stretch
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_ROWS", 140)  # two epochs a stretch
     in_stretches = quick(network, *rows, **options)
     np.testing.assert_array_equal(in_stretches.parameters, watched.parameters)
     assert in_stretches.history.learning_rate == watched.history.learning_rate
@@ -94,7 +95,7 @@ def test_runs_of_many_stretches_count_their_steps_through(
 
 def test_long_epochs_are_run_in_parts_to_the_same_model(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quick(REGRESSION, *rows, batch_size=3)
-    monkeypatch.setattr("nnfast.training.train.STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
     in_parts = quick(REGRESSION, *rows, batch_size=3)
     np.testing.assert_array_equal(in_parts.parameters, whole.parameters)
     assert in_parts.history.loss == whole.history.loss

@@ -63,7 +63,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code for an error, or None for one that is a fault of nnfast's and deserves its traceback."""
     if isinstance(error, ArithmeticError | RuntimeError):
         from ..backends import BackendUnavailableError
-        from ..training.train import DivergenceError
+        from ..training.stopping import DivergenceError
 
         if isinstance(error, BackendUnavailableError):
             return UNAVAILABLE
