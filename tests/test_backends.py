@@ -6,13 +6,17 @@ import importlib.util
 import subprocess
 import sys
 from operator import attrgetter
-from types import SimpleNamespace
+from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
 
-from nnfast import backends
+from nnfast import Dense, Network, backends, train
 from nnfast.backends import BackendUnavailableError, get_backend
 from nnfast.backends import cuda as cuda_module
+from nnfast.backends.numpy import NumpyBackend
+from nnfast.cli import main
+from tests.conftest import faster_backends
 from tests.cuda.twin import make_twin
 
 
@@ -26,6 +30,40 @@ def test_a_name_gives_that_backend() -> None:
 def test_unknown_names_are_refused_with_the_known_ones(name: str) -> None:
     with pytest.raises(ValueError, match=r"unknown backend '.*'; known: auto, cuda, numba, numpy, cuda:N"):
         get_backend(name)
+
+
+class ToyBackend(NumpyBackend):
+    name = "toy"
+
+    @property
+    def description(self) -> str:
+        return "a toy"
+
+
+def test_a_backend_is_one_package_and_its_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It is found by name, chosen by "auto", in `nnfast info`, in help and errors, and in the tests' own lists."""
+    toy = ModuleType("nnfast.backends.toy")
+    toy.FORMS, toy.PACKAGES = ("toy:big",), (("no-toys", "pytest"),)  # type: ignore[attr-defined]
+    toy.parse_options = lambda words: {"big": True} if words == ["big"] else None if words else {}  # type: ignore
+    toy.unavailable_reason = lambda: None  # type: ignore[attr-defined]
+    toy.create = lambda threads, big=False: ToyBackend()  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nnfast.backends.toy", toy)
+    for module in ("nnfast.backends", "nnfast.backends.environment"):  # the line of NAMES, where it was imported
+        monkeypatch.setattr(f"{module}.NAMES", ("toy", *backends.NAMES))
+
+    assert get_backend("toy:big").name == get_backend("auto").name == "toy"
+    assert train(Network(2, [Dense(1)]), np.eye(2), np.eye(2)[0], epochs=1, backend="toy").history.epochs == 1
+    with pytest.raises(ValueError, match=r"known: auto, toy, .*, toy:big"):
+        get_backend("toy:small")
+    assert main(["info"]) == 0
+    told = capsys.readouterr().out
+    assert "no-toys " + pytest.__version__ in told
+    assert "available: a toy" in told
+    assert main(["train", "--help"]) == 0
+    assert "backends: auto, toy" in capsys.readouterr().out
+    assert {"toy", "numba"} <= set(faster_backends(backends.NAMES))
 
 
 def test_an_explicit_backend_never_becomes_another(monkeypatch: pytest.MonkeyPatch) -> None:

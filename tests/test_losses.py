@@ -12,6 +12,7 @@ from nnfast.backends.numpy.program import delta_of_outputs, loss_of_outputs
 from nnfast.formulas.activations import ACTIVATIONS, Activation
 from nnfast.formulas.formula import FormulaError
 from nnfast.formulas.losses import CANONICAL_PAIRS, LOSSES, Loss, check_pair, check_target_values, get_loss
+from tests.tables import reference
 
 TEXTBOOK = {
     "squared_error": lambda a, y: (a - y) ** 2 / 2,
@@ -27,10 +28,11 @@ TEXTBOOK = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_the_textbook_s(name: str) -> None:
+    textbook = reference(TEXTBOOK, name, "TEXTBOOK in tests/test_losses.py")
     for a in (0.01, 0.3, 0.9):
         for y in (0.0, 0.2, 1.0):
             value = LOSSES[name].function(np.array([a]), np.array([y]))[0]
-            assert value == pytest.approx(TEXTBOOK[name](a, y), rel=1e-12, abs=1e-15)
+            assert value == pytest.approx(textbook(a, y), rel=1e-12, abs=1e-15)
 
 
 def test_log_cosh_keeps_its_digits_near_zero_and_far_away() -> None:

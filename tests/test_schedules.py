@@ -17,15 +17,30 @@ from nnfast.formulas.schedules import (
     StepDecay,
     get_schedule,
 )
+from tests.tables import reference
 
 SPAN = Span(steps_per_epoch=10, total_steps=100)
 STEPS = np.arange(100)
 
 
+# The factor of a step, of ten an epoch and a hundred in all, with the options that the schedule has by itself. What a
+# plateau does depends on losses, and has a test of its own.
+TEXTBOOK = {
+    "constant": lambda step: 1,
+    "step": lambda step: 0.5 ** (step // 100),
+    "exponential": lambda step: 0.95 ** (step / 10),
+    "inverse_scaling": lambda step: 1 / math.sqrt(step + 1),
+    "cosine": lambda step: (1 + math.cos(math.pi * step / 100)) / 2,
+    "plateau": lambda step: 1,
+}
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_a_function_of_the_step_wherever_a_stretch_begins(name: str) -> None:
+def test_a_schedule_is_the_textbook_s_wherever_a_stretch_begins(name: str) -> None:
+    textbook = reference(TEXTBOOK, name, "TEXTBOOK in tests/test_schedules.py")
     schedule = get_schedule(name)
     whole = schedule.factors(STEPS, SPAN)
+    np.testing.assert_allclose(whole, [textbook(step) for step in STEPS], rtol=1e-12)
     assert whole.shape == (100,)
     assert whole.dtype == np.float64
     assert (whole > -1e-15).all()

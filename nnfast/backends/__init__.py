@@ -1,32 +1,41 @@
 """Backends by name: which there are, which can run here and why the others cannot.
 
-To add one, write backends/<name>/__init__.py with unavailable_reason() and create(), and add its name to NAMES.
+To add one, write backends/<name>/__init__.py with what base.BackendModule lists, and add its name to NAMES.
 """
 
 from __future__ import annotations
 
 import importlib
-from typing import Any
 
 from ..support.threads import check_threads
-from .base import Backend, BackendUnavailableError, Program, Source, check_place
+from .base import Backend, BackendModule, BackendUnavailableError, Program, Source, check_place
 
 __all__ = [
-    "NAMES", "Backend", "BackendUnavailableError", "Program", "Source", "check_place", "get_backend",
-    "unavailable",
+    "NAMES", "Backend", "BackendUnavailableError", "Program", "Source", "check_place", "forms", "get_backend",
+    "packages", "unavailable",
 ]  # fmt: skip
 
 NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them
 
 
-def _module(name: str) -> Any:
-    return importlib.import_module(f".{name}", __name__)
+def _module(name: str) -> BackendModule:
+    module: BackendModule = importlib.import_module(f".{name}", __name__)
+    return module
+
+
+def forms() -> list[str]:
+    """Every form of a name that get_backend takes, "auto" first."""
+    return ["auto", *NAMES, *(form for name in NAMES for form in _module(name).FORMS)]
+
+
+def packages() -> tuple[tuple[str, ...], ...]:
+    """What the backends run on; of each group of packages, the first that is installed counts."""
+    return tuple(names for backend in reversed(NAMES) for names in _module(backend).PACKAGES)
 
 
 def unavailable(name: str) -> str | None:
     """Why the backend cannot run here and what to do about it, or None if it can."""
-    reason: str | None = _module(name).unavailable_reason()
-    return reason
+    return _module(name).unavailable_reason()
 
 
 def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Backend:
@@ -58,21 +67,14 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
     if name == "auto":
         return _choose(threads)
     base, *words = name.split(":")
-    options = None
-    if base in NAMES:
-        options = _module(base).parse_options(words) if words and base == "cuda" else None if words else {}
+    options = _module(base).parse_options(words) if base in NAMES else None
     if options is None:
-        raise ValueError(
-            f"unknown backend {name!r}; known: auto, {', '.join(NAMES)}, cuda:N, cuda:narrow, cuda:wide, cuda:tf32"
-        )
-    if base == "numba":
-        options["threads"] = threads
+        raise ValueError(f"unknown backend {name!r}; known: {', '.join(forms())}")
     reason = unavailable(base)
     if reason:
         others = ", ".join(other for other in NAMES if other != base and unavailable(other) is None)
         raise BackendUnavailableError(f"backend {name!r} is not available: {reason}. Available: {others}")
-    backend: Backend = _module(base).create(**options)
-    return backend
+    return _module(base).create(threads, **options)
 
 
 def _choose(threads: int | None) -> Backend:

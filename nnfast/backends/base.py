@@ -6,8 +6,9 @@ Everything that comes in has been checked at the user's boundary (nnfast.models.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -170,6 +171,31 @@ class Backend(ABC):
     @abstractmethod
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
         """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""
+
+
+class BackendModule(Protocol):
+    """What the package of a backend has, for the rest of nnfast to find it by name.
+
+    FORMS: names with options, such as "cuda:N". PACKAGES: what it runs on, for `nnfast info`; of each group, the first
+    that is installed counts.
+    """
+
+    FORMS: tuple[str, ...]
+    PACKAGES: tuple[tuple[str, ...], ...]
+
+    def parse_options(self, words: Sequence[str]) -> dict[str, Any] | None:
+        """What follows the name, split at its colons, as options of create(); None for words that mean nothing."""
+
+    def unavailable_reason(self) -> str | None:
+        """Why it cannot run here and what to install, or None if it can."""
+
+    def create(self, threads: int | None, **options: Any) -> Backend:
+        """The backend; threads: upper limit, where it computes in threads of its own."""
+
+
+def no_options(words: Sequence[str]) -> dict[str, Any] | None:
+    """parse_options() of a backend that has none."""
+    return None if words else {}
 
 
 class BackendUnavailableError(RuntimeError):

@@ -9,17 +9,9 @@ from typing import Any
 
 from .. import __version__
 from ..support.threads import thread_count
-from . import NAMES, get_backend, unavailable
+from . import NAMES, get_backend, packages, unavailable
 
-# Of each line, the first that is installed counts.
-PACKAGES = (
-    ("numpy",),
-    ("scipy",),
-    ("numba",),
-    ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
-    ("safetensors",),
-    ("matplotlib",),
-)
+PACKAGES = (("scipy",), ("safetensors",), ("matplotlib",))  # beside those that the backends name
 
 
 def gather() -> dict[str, Any]:
@@ -35,7 +27,7 @@ def gather() -> dict[str, Any]:
     return {
         "nnfast": __version__,
         "python": platform.python_version(),
-        "packages": {names[0]: _version(names) for names in PACKAGES},
+        "packages": {names[0]: _version(names) for names in packages() + PACKAGES},
         "backends": backends,
         "auto": get_backend("auto").name,
         "platform": platform.platform(),

@@ -149,7 +149,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """A trained network, the data it meets, and where it runs."""
     parser.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
     parser.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
-    parser.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="auto, or a backend that nnfast info lists (default auto)"
+    )
     _add_threads(parser)
 
 

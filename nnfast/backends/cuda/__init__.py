@@ -31,6 +31,8 @@ from .wide import WideProgram
 
 logger = logging.getLogger("nnfast")
 
+FORMS = ("cuda:N", "cuda:narrow", "cuda:wide", "cuda:tf32")
+PACKAGES = (("cupy", "cupy-cuda12x", "cupy-cuda13x"),)
 TF32_CAPABILITY = 80  # 8.0, Ampere
 OPTIONS = ("--std=c++17",)  # of NVIDIA's compiler; CuPy adds its own, among them that float32 has no denormal numbers
 
@@ -178,6 +180,6 @@ def _missing_library() -> str | None:
     return None
 
 
-def create(**options: Any) -> CudaBackend:
-    """The backend for one device; see CudaBackend."""
+def create(threads: int | None, **options: Any) -> CudaBackend:
+    """The backend for one device; see CudaBackend. threads: of no meaning here."""
     return CudaBackend(**options)

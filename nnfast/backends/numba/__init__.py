@@ -11,9 +11,13 @@ import numpy as np
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ...support.threads import thread_count
-from ..base import Backend
+from ..base import Backend, no_options
 from .program import NumbaProgram
 from .table import Areas
+
+FORMS = ()
+PACKAGES = (("numba",),)
+parse_options = no_options
 
 
 class NumbaBackend(Backend):

@@ -8,8 +8,12 @@ import numpy as np
 
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend
+from ..base import Backend, no_options
 from .program import NumpyProgram
+
+FORMS = ()
+PACKAGES = (("numpy",),)
+parse_options = no_options
 
 
 class NumpyBackend(Backend):
@@ -33,5 +37,6 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def create() -> NumpyBackend:
+def create(threads: int | None) -> NumpyBackend:
+    """threads: of no meaning here, where the products are in the threads of NumPy's BLAS."""
     return NumpyBackend()
