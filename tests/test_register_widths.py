@@ -28,8 +28,8 @@ from nnfast.kernels.cpu.registers import VECTOR_BYTES
 
 llvmlite.binding.get_host_cpu_features = features  # the compiler goes by what there is
 from nnfast.backends import get_backend
-from nnfast.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
-from nnfast.network import Network
+from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.networks.network import Network
 from tests.programs import assert_one_step_agrees, recipe
 
 assert VECTOR_BYTES == width

@@ -134,10 +134,11 @@ else:
 def test_ctrl_c_during_a_stretch_leaves_it_whole() -> None:
     """The program's arrays are nobody's but the user's once KeyboardInterrupt is there: the stretch is at its end."""
     run_script("""
-from nnfast.backends import Recipe, Source, get_backend
-from nnfast.losses import get_loss
-from nnfast.optimizers import adam
-from nnfast.plan import make_plan
+from nnfast.backends import Source, get_backend
+from nnfast.formulas.losses import get_loss
+from nnfast.formulas.optimizers import adam
+from nnfast.plans.plan import make_plan
+from nnfast.plans.recipe import Recipe
 
 plan = make_plan(Network(5, [Dense(70, "tanh"), Dense(2)]), 50)
 source = Source(X.astype("float32"), X[:, :2].astype("float32"))
