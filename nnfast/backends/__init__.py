@@ -6,6 +6,7 @@ To add one, write backends/<name>/__init__.py with unavailable_reason() and crea
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from typing import Any
 
 from ..support.threads import check_threads
@@ -16,7 +17,8 @@ __all__ = [
     "unavailable",
 ]  # fmt: skip
 
-NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them
+NAMES = ("cuda", "numba", "numpy")
+CHOSEN_BY_AUTO = ("numba", "numpy")
 
 
 def _module(name: str) -> Any:
@@ -34,8 +36,8 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
 
     "cuda:narrow", "cuda:wide" and "cuda:tf32" set CudaBackend's options, also after a number: "cuda:1:wide:tf32".
 
-    "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
-    becomes another. A Backend is returned as it is.
+    "auto" takes numba, or numpy where numba cannot run or would be slower, and its choice attribute says why. It never
+    takes cuda, whose tests have not yet passed on a GPU. A name never becomes another. A Backend is returned as it is.
 
     threads: how many the numba backend may use at most, in all that a process computes at once; None: what
     NNFAST_NUM_THREADS or OMP_NUM_THREADS says, else every processor. The results are the same, bit for bit, for any
@@ -76,12 +78,14 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
 
 
 def _choose(threads: int | None) -> Backend:
-    reasons: list[str] = []
-    for name in NAMES:
-        reason = unavailable(name)
-        if reason is None:
-            backend = get_backend(name, threads)
-            backend.choice = f"auto chose {name}" + (f" ({'; '.join(reasons)})" if reasons else "")
-            return backend
-        reasons.append(f"no {name}: {reason}")
-    raise BackendUnavailableError(f"no backend can run here: {'; '.join(reasons)}")
+    """The backend for "auto". Looks for no GPU: that imports CuPy and starts the driver."""
+    name, why = "numba", ""
+    if reason := unavailable("numba"):
+        name, why = "numpy", f" (no numba: {reason})"
+    elif reason := _module("numba").slow_reason():
+        name, why = "numpy", f" (numba would be slower: {reason})"
+    backend = get_backend(name, threads)
+    backend.choice = f"auto chose {name}{why}"
+    if importlib.util.find_spec("cupy"):
+        backend.choice += "; CuPy is installed, but only --backend cuda or backend='cuda' uses a GPU"
+    return backend

@@ -32,12 +32,14 @@ def gather() -> dict[str, Any]:
             "reason": reason,
             "description": None if reason else get_backend(name).description,
         }
+    chosen = get_backend("auto")
     return {
         "nnfast": __version__,
         "python": platform.python_version(),
         "packages": {names[0]: _version(names) for names in PACKAGES},
         "backends": backends,
-        "auto": get_backend("auto").name,
+        "auto": chosen.name,
+        "choice": chosen.choice,
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": _cores(),

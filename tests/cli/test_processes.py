@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -30,6 +30,23 @@ def test_info_names_every_backend_and_why_not(nnfast, monkeypatch):
     assert (code, err) == (0, "")
     assert "no: there is no GPU" in out
     assert "threads   7 for numba" in out
+
+
+def test_info_says_how_to_ask_for_a_gpu(nnfast, monkeypatch):
+    monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: None)
+    monkeypatch.setattr("nnfast.backends.cuda.create", lambda: SimpleNamespace(description="a GPU"))
+    monkeypatch.setattr("nnfast.backends.environment._gpus", lambda: ["a GPU"])
+    code, out, err = nnfast("info")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["cuda"] == (
+        "available: a GPU; only used where it is named: --backend cuda, or backend='cuda' in Python"
+    )
+    assert lines["gpus"] == "a GPU"
+    assert lines["auto"].startswith("chose numba")
+    facts = json.loads(nnfast("info", "--json")[1])
+    assert facts["auto"] == "numba"
+    assert facts["choice"].startswith("auto chose numba")
 
 
 @pytest.mark.parametrize("name", EMBEDDED)

@@ -46,5 +46,14 @@ def unavailable_reason() -> str | None:
     return None
 
 
+def slow_reason() -> str | None:
+    """Why numpy is faster here on all but tiny networks, or None where it is not."""
+    from ...kernels.cpu.registers import fuses_multiply_add
+
+    if fuses_multiply_add():
+        return None
+    return "the processor has no instruction for fused multiply-add (FMA), so each one is a call of the C library"
+
+
 def create(threads: int | None) -> NumbaBackend:
     return NumbaBackend(threads)
