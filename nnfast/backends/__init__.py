@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from pathlib import Path
 from typing import Any
 
 from ..support.threads import check_threads
@@ -19,6 +20,8 @@ __all__ = [
 
 NAMES = ("cuda", "numba", "numpy")
 CHOSEN_BY_AUTO = ("numba", "numpy")
+MADE_OF_KERNELS = ("cuda", "numba")
+KERNELS = Path(__file__).resolve().parents[1] / "kernels"
 
 
 def _module(name: str) -> Any:
@@ -27,6 +30,11 @@ def _module(name: str) -> Any:
 
 def unavailable(name: str) -> str | None:
     """Why the backend cannot run here and what to do about it, or None if it can."""
+    if name in MADE_OF_KERNELS and not KERNELS.is_dir():
+        return (
+            "nnfast/kernels is missing: this checkout was made without symbolic links; restore it with "
+            "git config core.symlinks true && git checkout -- nnfast/kernels"
+        )
     reason: str | None = _module(name).unavailable_reason()
     return reason
 
