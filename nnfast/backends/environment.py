@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
@@ -20,6 +21,8 @@ PACKAGES = (
     ("safetensors",),
     ("matplotlib",),
 )
+
+CPU_INFO = Path("/proc/cpuinfo")  # Linux
 
 
 def gather() -> dict[str, Any]:
@@ -60,14 +63,15 @@ def _version(names: tuple[str, ...]) -> str | None:
 
 
 def _cpu() -> str:
+    """The name that Linux gives the processor, or LLVM's: on ARM, Linux tells numbers only."""
+    for line in CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # no Linux
-    return platform.processor() or platform.machine()
+        import llvmlite.binding
+    except ImportError:
+        return platform.machine()
+    return f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}"
 
 
 def _cores() -> int:

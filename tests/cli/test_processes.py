@@ -49,6 +49,18 @@ def test_info_says_how_to_ask_for_a_gpu(nnfast, monkeypatch):
     assert facts["choice"].startswith("auto chose numba")
 
 
+@pytest.mark.parametrize(
+    ("line", "name"), [("model name\t: Zen 9", "Zen 9"), ("CPU part\t: 0xd0c", "aarch64 neoverse-n1")]
+)
+def test_info_names_the_processor(nnfast, monkeypatch, tmp_path, line, name):
+    """Linux on ARM knows numbers only; LLVM has the name that belongs to them."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n{line}\n")
+    monkeypatch.setattr("nnfast.backends.environment.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "neoverse-n1")
+    assert json.loads(nnfast("info", "--json")[1])["cpu"] == name
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
     data = EMBEDDED[name]()
