@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import importlib.util
+import os
+import platform
 import subprocess
 import sys
 from operator import attrgetter
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -16,8 +20,11 @@ from nnfast.backends import BackendUnavailableError, get_backend
 from nnfast.backends import cuda as cuda_module
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.cli import main
+from nnfast.kernels.cpu.registers import fuses_multiply_add
 from tests.conftest import faster_backends
 from tests.cuda.twin import make_twin
+
+ROOT = Path(__file__).resolve().parents[1]
 
 
 def test_a_name_gives_that_backend() -> None:
@@ -48,9 +55,10 @@ def test_a_backend_is_one_package_and_its_name(
     toy.FORMS, toy.PACKAGES = ("toy:big",), (("no-toys", "pytest"),)  # type: ignore[attr-defined]
     toy.parse_options = lambda words: {"big": True} if words == ["big"] else None if words else {}  # type: ignore
     toy.unavailable_reason = lambda: None  # type: ignore[attr-defined]
+    toy.slow_reason = lambda: None  # type: ignore[attr-defined]
     toy.create = lambda threads, big=False: ToyBackend()  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "nnfast.backends.toy", toy)
-    for module in ("nnfast.backends", "nnfast.backends.environment"):  # the line of NAMES, where it was imported
+    for module in ("nnfast.backends.environment", "nnfast.backends"):  # the line of NAMES, where it was imported
         monkeypatch.setattr(f"{module}.NAMES", ("toy", *backends.NAMES))
 
     assert get_backend("toy:big").name == get_backend("auto").name == "toy"
@@ -66,9 +74,8 @@ def test_a_backend_is_one_package_and_its_name(
     assert {"toy", "numba"} <= set(faster_backends(backends.NAMES))
 
 
-def test_an_explicit_backend_never_becomes_another(monkeypatch: pytest.MonkeyPatch) -> None:
-    find_spec = importlib.util.find_spec
-    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "cupy" else find_spec(name))
+@pytest.mark.usefixtures("find_spec")
+def test_an_explicit_backend_never_becomes_another() -> None:
     with pytest.raises(
         BackendUnavailableError,
         match=r"backend 'cuda' is not available: CuPy is not installed; install nnfast\[cuda12\] or nnfast\[cuda13\]\. "
@@ -77,13 +84,66 @@ def test_an_explicit_backend_never_becomes_another(monkeypatch: pytest.MonkeyPat
         get_backend("cuda")
 
 
-def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> None:
-    reasons = {"cuda": "no GPU today", "numba": None, "numpy": None}
-    monkeypatch.setattr(backends, "unavailable", reasons.__getitem__)
-    assert get_backend("auto").choice == "auto chose numba (no cuda: no GPU today)"
-    monkeypatch.setitem(reasons, "numba", "no LLVM")
-    assert get_backend("auto").choice == "auto chose numpy (no cuda: no GPU today; no numba: no LLVM)"
+@pytest.fixture
+def find_spec(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """What importlib.util.find_spec finds: CuPy is not installed here, and a test may add to that."""
+    found: dict[str, Any] = {"cupy": None}
+    original = importlib.util.find_spec
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: found[name] if name in found else original(name))
+    return found
+
+
+def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch, find_spec: dict[str, Any]) -> None:
+    features = {"fma": True}
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: features)
+    assert get_backend("auto").choice == "auto chose numba"
+    features["fma"] = False
+    choice = get_backend("auto").choice
+    assert choice is not None
+    assert choice.startswith("auto chose numpy (numba would be slower: the processor has no instruction for")
+    assert get_backend("numba").name == "numba"
+    find_spec["numba"] = None
+    assert get_backend("auto").choice == "auto chose numpy (no numba: Numba is not installed; install numba)"
     assert get_backend("numpy").choice is None
+
+
+def test_auto_does_not_look_for_a_gpu(tmp_path: Path) -> None:
+    """That imports CuPy and starts the driver; a driver's library is not loaded either."""
+    (tmp_path / "cupy").mkdir()
+    (tmp_path / "cupy" / "__init__.py").write_text("raise SystemExit('CuPy is imported')")
+    code = """
+import ctypes, sys
+load = ctypes.CDLL.__init__
+
+def refusing(self, name, *arguments, **options):
+    assert "cuda" not in str(name), name
+    load(self, name, *arguments, **options)
+
+ctypes.CDLL.__init__ = refusing
+from nnfast.backends import get_backend
+
+backend = get_backend("auto")
+assert backend.name in ("numba", "numpy")
+assert "CuPy is installed, but only --backend cuda or backend='cuda' uses a GPU" in backend.choice, backend.choice
+assert "nnfast.backends.cuda" not in sys.modules
+"""
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), str(ROOT)])}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_processor_that_numba_s_settings_name_is_asked_for_its_fma(monkeypatch: pytest.MonkeyPatch) -> None:
+    if platform.machine().lower() not in ("x86_64", "amd64"):
+        pytest.skip("the processors are x86")
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "")
+    for name, fuses in (("nehalem", False), ("sandybridge", False), ("haswell", True)):
+        monkeypatch.setenv("NUMBA_CPU_NAME", name)
+        assert fuses_multiply_add() is fuses, name
+    monkeypatch.setenv("NUMBA_CPU_FEATURES", "-fma")
+    assert not fuses_multiply_add()
+    monkeypatch.delenv("NUMBA_CPU_FEATURES")
+    monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
+    assert not fuses_multiply_add()
 
 
 @pytest.mark.parametrize("missing", ["compiler", "cuBLAS", None])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import warnings
@@ -26,7 +25,7 @@ def classifier(**parameters: Any) -> MLPClassifier:
 def test_ctrl_c_keeps_the_model_as_far_as_it_is(delay: float) -> None:
     X, y = make_data("multiclass")
     classifier().fit(X, y)  # loads what is loaded once
-    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(delay, signal.raise_signal, (signal.SIGINT,))
     estimator = classifier(max_iter=10**7, tol=0, n_iter_no_change=10**7)
     timer.start()
     with pytest.warns(UserWarning, match="Training interrupted by user"):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 from typing import Any
@@ -283,7 +282,7 @@ def test_ctrl_c_while_kernels_are_compiled_ends_the_run_before_its_first_step(
     compile_ = NumpyBackend.compile
 
     def interrupted_compile(self: NumpyBackend, plan: Any, recipe: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return compile_(self, plan, recipe)
 
     monkeypatch.setattr(NumpyBackend, "compile", interrupted_compile)
@@ -295,7 +294,7 @@ def test_ctrl_c_while_kernels_are_compiled_ends_the_run_before_its_first_step(
 def test_ctrl_c_ends_the_run_in_order_and_keeps_the_model(rows: tuple[Any, Any]) -> None:
     def interrupt(record: EpochRecord) -> None:
         if record.epoch == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model = quick(REGRESSION, *rows, epochs=100, callbacks=[interrupt])

@@ -5,7 +5,9 @@ To add one, write backends/<name>/__init__.py with what base.BackendModule lists
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import importlib.util
 
 from ..support.threads import check_threads
 from .base import Backend, BackendModule, BackendUnavailableError, Program, Source, check_place
@@ -16,6 +18,7 @@ __all__ = [
 ]  # fmt: skip
 
 NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them
+ONLY_IF_NAMED = ("cuda",)  # "auto" passes these over, without importing them
 
 
 def _module(name: str) -> BackendModule:
@@ -23,19 +26,36 @@ def _module(name: str) -> BackendModule:
     return module
 
 
+def _modules() -> list[BackendModule]:
+    """The packages of the backends that can be imported: without kernels, some cannot."""
+    found = []
+    for name in NAMES:
+        with contextlib.suppress(ModuleNotFoundError):
+            found.append(_module(name))
+    return found
+
+
 def forms() -> list[str]:
     """Every form of a name that get_backend takes, "auto" first."""
-    return ["auto", *NAMES, *(form for name in NAMES for form in _module(name).FORMS)]
+    return ["auto", *NAMES, *(form for module in _modules() for form in module.FORMS)]
 
 
 def packages() -> tuple[tuple[str, ...], ...]:
     """What the backends run on; of each group of packages, the first that is installed counts."""
-    return tuple(names for backend in reversed(NAMES) for names in _module(backend).PACKAGES)
+    return tuple(names for module in reversed(_modules()) for names in module.PACKAGES)
 
 
 def unavailable(name: str) -> str | None:
     """Why the backend cannot run here and what to do about it, or None if it can."""
-    return _module(name).unavailable_reason()
+    try:
+        return _module(name).unavailable_reason()
+    except ModuleNotFoundError as error:
+        if not (error.name or "").startswith("nnfast.kernels"):
+            raise
+        return (
+            "nnfast/kernels is missing: this checkout was made without symbolic links; restore it with "
+            "git config core.symlinks true && git checkout -- nnfast/kernels"
+        )
 
 
 def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Backend:
@@ -43,8 +63,8 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
 
     "cuda:narrow", "cuda:wide" and "cuda:tf32" set CudaBackend's options, also after a number: "cuda:1:wide:tf32".
 
-    "auto" takes the first of cuda, numba, numpy that can run here, and its choice attribute says why; a name never
-    becomes another. A Backend is returned as it is.
+    "auto" takes numba, or numpy where numba cannot run or would be slower, and its choice attribute says why. It never
+    takes cuda, whose tests have not yet passed on a GPU. A name never becomes another. A Backend is returned as it is.
 
     threads: how many the numba backend may use at most, in all that a process computes at once; None: what
     NNFAST_NUM_THREADS or OMP_NUM_THREADS says, else every processor. The results are the same, bit for bit, for any
@@ -78,12 +98,21 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
 
 
 def _choose(threads: int | None) -> Backend:
+    """The backend for "auto". Looks for no GPU: that imports CuPy and starts the driver."""
     reasons: list[str] = []
     for name in NAMES:
-        reason = unavailable(name)
-        if reason is None:
-            backend = get_backend(name, threads)
-            backend.choice = f"auto chose {name}" + (f" ({'; '.join(reasons)})" if reasons else "")
-            return backend
-        reasons.append(f"no {name}: {reason}")
-    raise BackendUnavailableError(f"no backend can run here: {'; '.join(reasons)}")
+        if name in ONLY_IF_NAMED:
+            continue
+        if reason := unavailable(name):
+            reasons.append(f"no {name}: {reason}")
+        elif reason := _module(name).slow_reason():
+            reasons.append(f"{name} would be slower: {reason}")
+        else:
+            break
+    else:
+        raise BackendUnavailableError(f"no backend can run here: {'; '.join(reasons)}")
+    backend = get_backend(name, threads)
+    backend.choice = f"auto chose {name}" + (f" ({'; '.join(reasons)})" if reasons else "")
+    if importlib.util.find_spec("cupy"):
+        backend.choice += "; CuPy is installed, but only --backend cuda or backend='cuda' uses a GPU"
+    return backend

@@ -189,6 +189,9 @@ class BackendModule(Protocol):
     def unavailable_reason(self) -> str | None:
         """Why it cannot run here and what to install, or None if it can."""
 
+    def slow_reason(self) -> str | None:
+        """Why another backend would be faster on this machine, or None."""
+
     def create(self, threads: int | None, **options: Any) -> Backend:
         """The backend; threads: upper limit, where it computes in threads of its own."""
 
@@ -196,6 +199,11 @@ class BackendModule(Protocol):
 def no_options(words: Sequence[str]) -> dict[str, Any] | None:
     """parse_options() of a backend that has none."""
     return None if words else {}
+
+
+def never_slow() -> str | None:
+    """slow_reason() of a backend that is as fast on any machine."""
+    return None
 
 
 class BackendUnavailableError(RuntimeError):

@@ -22,7 +22,7 @@ import numpy as np
 from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, BackendUnavailableError
+from ..base import Backend, BackendUnavailableError, never_slow
 from .images import ImageProgram
 from .memory import reporting_memory
 from .narrow import NarrowProgram
@@ -131,6 +131,9 @@ class CudaBackend(Backend):
                 self.xp.matmul(a, b, out=out)
             finally:
                 core.set_compute_type(np.float32, before)
+
+
+slow_reason = never_slow
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any] | None:

@@ -45,9 +45,19 @@ class NumbaBackend(Backend):
 
 def unavailable_reason() -> str | None:
     """Numba is a requirement of nnfast; without it the reference backend still runs."""
+    importlib.util.find_spec("nnfast.kernels.cpu")  # ModuleNotFoundError, which backends.unavailable() explains
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed; install numba"
     return None
+
+
+def slow_reason() -> str | None:
+    """Why numpy is faster here on all but tiny networks, or None where it is not."""
+    from ...kernels.cpu.registers import fuses_multiply_add
+
+    if fuses_multiply_add():
+        return None
+    return "the processor has no instruction for fused multiply-add (FMA), so each one is a call of the C library"
 
 
 def create(threads: int | None) -> NumbaBackend:

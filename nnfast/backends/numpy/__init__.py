@@ -8,12 +8,13 @@ import numpy as np
 
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, no_options
+from ..base import Backend, never_slow, no_options
 from .program import NumpyProgram
 
 FORMS = ()
 PACKAGES = (("numpy",),)
 parse_options = no_options
+slow_reason = never_slow
 
 
 class NumpyBackend(Backend):
