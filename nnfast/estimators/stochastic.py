@@ -169,7 +169,10 @@ class StochasticFit:
     def _restore_slots(self) -> None:
         o = self.estimator._optimizer
         slots = self.program.slots
-        state = o.velocities if isinstance(o, SGDOptimizer) else [*o.ms, *o.vs]
+        if isinstance(o, SGDOptimizer):
+            state = o.velocities
+        else:
+            state, self.estimator._steps = [*o.ms, *o.vs], o.t
         for slot, vector in zip(slots, state, strict=False):  # without momentum there is a velocity, but no slot
             slot[...] = vector
         self.program.slots = slots
@@ -191,6 +194,7 @@ class StochasticFit:
 
     def _epochs(self) -> None:
         e, n = self.estimator, len(self.rows)
+        o = e._optimizer  # not of the solver's kind where that was changed since the first partial_fit
         e.n_iter_ = 0
         order = np.arange(n)
         while e.n_iter_ < e.max_iter:
@@ -200,8 +204,8 @@ class StochasticFit:
                 if e.shuffle:  # scikit-learn's shuffle of the last order, draw for draw
                     order = order[e._random_state.permutation(n)]
                 orders.append(order)
-                rates.append(e.learning_rate_init if e.solver == "adam" else e._optimizer.learning_rate)
-                e._optimizer.iteration_ends(e.t_ + (ahead + 1) * n)
+                rates.append(o.learning_rate_init if isinstance(o, AdamOptimizer) else o.learning_rate)
+                o.iteration_ends(e.t_ + (ahead + 1) * n)
             self._run(np.concatenate(orders), np.repeat(rates, self.steps_per_epoch))
             if self.interruption.noted:
                 raise KeyboardInterrupt
