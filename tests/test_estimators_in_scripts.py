@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import warnings
 from typing import Any
 
 import numpy as np
 import pytest
+import sklearn.base
+from sklearn.exceptions import ConvergenceWarning
 
+from nnfast.estimators.watching import warn_as_scikit_learn
 from tests.test_estimators_same_model import assert_same, classes_of, make_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -65,3 +70,89 @@ def test_what_is_changed_between_calls_of_partial_fit_has_scikit_learn_s_effect(
             warnings.simplefilter("ignore")
             estimator.fit(X, y)
     assert_same(ours, theirs, X)
+
+
+def does_not_converge(estimator: Any, X: Any, y: Any) -> None:
+    estimator.set_params(max_iter=2).fit(X, y)
+
+
+def has_too_large_batches(estimator: Any, X: Any, y: Any) -> None:
+    estimator.set_params(batch_size=1000).partial_fit(X, y)
+
+
+class InterruptsAtThree(io.StringIO):
+    """Standard output that is interrupted when it is told of the third epoch."""
+
+    def write(self, text: str) -> int:
+        if text.startswith("Iteration 3"):
+            raise KeyboardInterrupt
+        return super().write(text)
+
+
+def is_interrupted(estimator: Any, X: Any, y: Any) -> None:
+    with contextlib.redirect_stdout(InterruptsAtThree()):
+        estimator.set_params(verbose=True).fit(X, y)
+    assert estimator.n_iter_ == 3
+
+
+def does_not_converge_by_lbfgs(estimator: Any, X: Any, y: Any) -> None:
+    estimator.set_params(solver="lbfgs", max_iter=2).fit(X, y)
+
+
+WARNED = [does_not_converge, has_too_large_batches, is_interrupted, does_not_converge_by_lbfgs]
+
+
+@pytest.mark.parametrize("script", WARNED, ids=lambda script: script.__name__)
+def test_warnings_are_scikit_learn_s_and_come_from_its_module(script: Any) -> None:
+    X, y = make_data("regression")
+    seen = []
+    for estimator in both("regression"):
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            script(estimator, X, y)
+        seen.append([(warning.category, str(warning.message), warning.filename) for warning in caught])
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")
+            warnings.filterwarnings("ignore", module="sklearn")
+            script(sklearn.base.clone(estimator), X, y)
+    assert seen[0] == seen[1] != []
+
+
+@pytest.mark.parametrize("module", [r"sklearn\.neural_network", r"sklearn\.neural_network\._multilayer_perceptron$"])
+def test_a_filter_for_scikit_learn_s_module_can_make_its_warnings_errors(module: str) -> None:
+    X, y = make_data("regression")
+    for estimator in both("regression"):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            warnings.filterwarnings("error", category=ConvergenceWarning, module=module)
+            with pytest.raises(ConvergenceWarning, match="Maximum iterations \\(2\\) reached"):
+                does_not_converge(estimator, X, y)
+
+
+@pytest.mark.parametrize(("action", "shown"), [("always", 4), ("default", 1), ("module", 1), ("once", 1)])
+def test_a_warning_is_shown_as_often_as_its_filter_says(action: Any, shown: int) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter(action)
+        for _ in range(4):  # scikit-learn's fit itself forgets what was shown
+            warn_as_scikit_learn(f"shown by {action}", ConvergenceWarning)
+    assert len(caught) == shown
+
+
+@pytest.mark.parametrize("options", [{}, {"solver": "sgd"}, {"solver": "lbfgs"}, {"early_stopping": True}], ids=str)
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_fitted_numbers_have_scikit_learn_s_types(task: str, options: dict[str, Any], dtype: str) -> None:
+    X, y = make_data(task)
+    ours, theirs = both(task, **options)
+    for estimator in (ours, theirs):
+        estimator.fit(X.astype(dtype), y)
+    names = [name for name in vars(theirs) if name.endswith("_") and not name.startswith("_")]
+    assert len(names) >= 9
+    for name in names:
+        mine, others = getattr(ours, name), getattr(theirs, name)
+        assert type(mine) is type(others), name
+        if isinstance(mine, list):
+            assert {type(item) for item in mine} == {type(item) for item in others}, name
+    assert isinstance(ours.loss_.round(3), np.float64)
+    if hasattr(ours, "loss_curve_"):
+        assert ours.loss_curve_[-1].round(3) == theirs.loss_curve_[-1].round(3)

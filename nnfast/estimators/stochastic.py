@@ -7,9 +7,8 @@ decision can fall before so many more, so that small epochs nobody watches share
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Hashable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -33,7 +32,7 @@ from ..training.train import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS
 from . import networks
 from .held_out import HeldOut
 from .sources import make_source
-from .watching import Watcher
+from .watching import Watcher, warn_as_scikit_learn
 
 
 class StochasticFit:
@@ -109,9 +108,7 @@ class StochasticFit:
         if batch_size == "auto":
             return min(200, n_samples)
         if batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-            )
+            warn_as_scikit_learn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return int(np.clip(batch_size, 1, n_samples))
 
     def run(self) -> None:
@@ -122,9 +119,9 @@ class StochasticFit:
         # that never improves on the best score ends with its last weights.
         best_are_current = best is not None and best is e.coefs_
         self.plan: Plan = networks.make_room(self.network, self.batch_size, EVALUATION_ROWS)
-        with ExitStack() as stack:
-            self.program: Program = stack.enter_context(self._program())
-            self.watcher = stack.enter_context(Watcher(e, 1 if self.incremental else e.max_iter))
+        self.watcher = Watcher(e)
+        self.program: Program
+        with self._program() as self.program:
             self.program.parameters = networks.flatten(self.plan, e.coefs_, e.intercepts_, self.dtype)
             self.program.state = e._state
             self.program.bind(self.source)
@@ -133,7 +130,7 @@ class StochasticFit:
                 with interruptible() as self.interruption:
                     self._epochs()
             except KeyboardInterrupt:
-                warnings.warn("Training interrupted by user.", stacklevel=2)
+                warn_as_scikit_learn("Training interrupted by user.")
             self._update_weights()
             self._save_slots()
         if e.early_stopping:
@@ -214,11 +211,10 @@ class StochasticFit:
             if self.incremental:
                 break
             if e.n_iter_ == e.max_iter:
-                warnings.warn(
+                warn_as_scikit_learn(
                     f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't "
                     "converged yet.",
                     ConvergenceWarning,
-                    stacklevel=2,
                 )
 
     def _epochs_at_once(self) -> int:
@@ -264,7 +260,7 @@ class StochasticFit:
         """Note a finished epoch, as scikit-learn does, and tell whoever watches."""
         e, n = self.estimator, len(self.rows)
         e.n_iter_ += 1
-        e.loss_ = float(losses @ self.rows_per_step) / n
+        e.loss_ = losses @ self.rows_per_step / n  # np.float64, as scikit-learn's
         e.t_ += n
         e.loss_curve_.append(e.loss_)
         self.watcher.say("Iteration %d, loss = %.8f" % (e.n_iter_, e.loss_))  # noqa: UP031 - scikit-learn's own line
@@ -273,7 +269,7 @@ class StochasticFit:
         if self.held_out:
             self._update_weights()
             judgement = self.held_out.judge(self.program)
-            e.validation_loss_curve_.append(judgement.loss)
+            e.validation_loss_curve_.append(np.float64(judgement.loss))
             metrics["validation_loss"] = judgement.loss
             metrics["validation_accuracy" if is_classifier(e) else "validation_r2"] = judgement.score
         e._note_epoch(judgement)

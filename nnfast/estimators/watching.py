@@ -1,38 +1,28 @@
-"""Who hears of an epoch while a fit goes on: scikit-learn's printed lines, a progress bar on a terminal, callbacks."""
+"""What a fit says while it goes on: scikit-learn's printed lines and warnings, and callbacks."""
 
 from __future__ import annotations
 
-import sys
-from contextlib import ExitStack
+import warnings
 from typing import Any
 
+import numpy as np
+from sklearn.neural_network import _multilayer_perceptron as scikit_learns
+
 from ..models.history import EpochRecord
-from ..training.progress import progress_bar
 
 
 class Watcher:
-    """A context for one fit. prints: whether scikit-learn's lines go to standard output."""
+    """Whoever follows one fit. prints: whether scikit-learn's lines go to standard output."""
 
-    def __init__(self, estimator: Any, epochs: int) -> None:
+    def __init__(self, estimator: Any) -> None:
         self.stopped = False
-        self._shows_bar = bool(estimator.verbose) and sys.stderr.isatty()
-        self.prints = bool(estimator.verbose) and not self._shows_bar
+        self.prints = bool(estimator.verbose)
         self._callbacks = list(estimator.callbacks)
-        self._epochs = epochs
-        self._stack = ExitStack()
 
     @property
     def is_watching(self) -> bool:
-        """Whether anybody wants to hear of every epoch when it is over."""
+        """Whether every epoch must be reported as soon as it is over."""
         return self.prints or bool(self._callbacks)
-
-    def __enter__(self) -> Watcher:
-        if self._shows_bar:
-            self._callbacks.append(self._stack.enter_context(progress_bar(self._epochs)))
-        return self
-
-    def __exit__(self, *exception: object) -> None:
-        self._stack.close()
 
     def say(self, line: str) -> None:
         if self.prints:
@@ -41,5 +31,17 @@ class Watcher:
     def tell(self, record: EpochRecord) -> None:
         """Call every callback; one that returns True ends the fit."""
         for callback in self._callbacks:
-            if callback(record) is True:
+            if callback(record) in (True, np.True_):
                 self.stopped = True
+
+
+def warn_as_scikit_learn(message: str, category: type[Warning] = UserWarning) -> None:
+    """Issue scikit-learn's own warning from scikit-learn's module, so that filters for that module apply to it."""
+    warnings.warn_explicit(
+        message,
+        category,
+        filename=scikit_learns.__file__,
+        lineno=scikit_learns.BaseMultilayerPerceptron._fit_stochastic.__code__.co_firstlineno,
+        module=scikit_learns.__name__,
+        registry=vars(scikit_learns).setdefault("__warningregistry__", {}),  # what was shown once, for both libraries
+    )
