@@ -11,7 +11,9 @@ import numpy as np
 import pytest
 import sklearn.base
 from sklearn.exceptions import ConvergenceWarning
+from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 
+from nnfast import MLPRegressor
 from nnfast.estimators.watching import warn_as_scikit_learn
 from tests.test_estimators_same_model import assert_same, classes_of, make_data
 
@@ -156,3 +158,67 @@ def test_fitted_numbers_have_scikit_learn_s_types(task: str, options: dict[str, 
     assert isinstance(ours.loss_.round(3), np.float64)
     if hasattr(ours, "loss_curve_"):
         assert ours.loss_curve_[-1].round(3) == theirs.loss_curve_[-1].round(3)
+
+
+PRIVATE = {
+    "_backprop": {},
+    "_compute_loss_grad": {},
+    "_forward_pass": {},
+    "_update_no_improvement_count": {},
+    "_score": {"early_stopping": True},
+    "_predict": {"early_stopping": True},
+    "_forward_pass_fast": {"early_stopping": True},
+    "_fit_stochastic": {},
+    "_loss_grad_lbfgs": {"solver": "lbfgs"},
+    "_init_coef": {},
+    "_initialize": {},
+    "_validate_input": {},
+}
+
+
+@pytest.mark.parametrize("task", ["multiclass", "regression"])
+@pytest.mark.parametrize("name", PRIVATE)
+def test_a_subclass_s_own_private_method_is_called_or_refused(name: str, task: str) -> None:
+    """Wherever scikit-learn's fit calls it, so that no override loses its effect without a word."""
+    X, y = make_data(task)
+    outcomes = []
+    for kind in classes_of(task):
+        called = []
+
+        def override(self: Any, *arguments: Any, kind: Any = kind, called: Any = called, **options: Any) -> Any:
+            called.append(name)
+            return getattr(kind, name)(self, *arguments, **options)
+
+        subclass = type("Mine", (kind,), {name: override, "__module__": __name__})
+        get_params = kind(hidden_layer_sizes=(5,), max_iter=2, random_state=0, **PRIVATE[name]).get_params()
+        estimator = subclass(**get_params)
+        try:
+            estimator.fit(X, y)
+        except TypeError as error:
+            called.append(str(error).partition(":")[0])
+        outcomes.append(called[:1])
+    refusal = f"Mine overrides {name}, which nnfast does not call when it fits"
+    assert outcomes[0] in ([name], [refusal])
+    assert outcomes[1] == [name]
+
+
+def test_methods_that_a_fit_does_not_use_may_be_overridden() -> None:
+    """What only early stopping calls is no matter without it, nor are steps where a subclass has its own loop."""
+
+    class Rounded(MLPRegressor):
+        def _predict(self, X: Any, check_input: bool = True) -> Any:
+            return super()._predict(X, check_input).round()
+
+    class OwnLoop(MLPRegressor):
+        def _backprop(self, *arguments: Any) -> Any:
+            return super()._backprop(*arguments)
+
+        def _fit_stochastic(self, *arguments: Any) -> None:
+            BaseMultilayerPerceptron._fit_stochastic(self, *arguments)
+
+    X, y = make_data("regression")
+    predicted = Rounded(hidden_layer_sizes=(5,), max_iter=2).fit(X, y).predict(X)
+    np.testing.assert_array_equal(predicted, predicted.round())
+    _, theirs = both("regression", max_iter=5)
+    own = OwnLoop(hidden_layer_sizes=(9, 5), random_state=3, max_iter=5).fit(X, y)
+    assert_same(own, theirs.fit(X, y), X)

@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import get_scorer_names
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -29,13 +30,18 @@ from ..support.checks import check_dtype
 from ..support.threads import MAX_THREADS
 from . import networks
 from .conversion import from_sklearn, to_sklearn
-from .held_out import Judgement
+from .held_out import MONITORS, Judgement
 from .lbfgs import Objective, check_parameters
 from .programs import Programs, backend_for_prediction
 from .sources import make_inputs
 from .stochastic import StochasticFit
 
 FEW_ROWS = 256  # scikit-learn's forward pass of so few is over before a program has begun
+
+# Methods of scikit-learn's that its loop calls and compiled steps do not: a subclass's own would have no effect.
+STEP_METHODS = ("_backprop", "_compute_loss_grad", "_forward_pass")
+EPOCH_METHODS = ("_update_no_improvement_count",)
+EARLY_STOPPING_METHODS = ("_score", "_score_with_function", "_predict", "_forward_pass_fast")
 
 HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
 
@@ -60,7 +66,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions(set(SCHEDULES)), Schedule],
         "validation_data": [tuple, list, None],
-        "monitor": [str, callable],
+        "monitor": [StrOptions({*MONITORS, *get_scorer_names()}), callable],
         "callbacks": [list, tuple],
         "network": [Network, None],
     }
@@ -106,6 +112,9 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         return BaseMultilayerPerceptron._init_coef(drawing, fan_in, fan_out, dtype)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks must be functions that take an EpochRecord, got {callback!r}")
         if not hasattr(self, "_programs"):
             self._programs = Programs()
         return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
@@ -134,7 +143,19 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         layer_units: Any,
         incremental: bool,
     ) -> None:
+        early_stopping_methods = EARLY_STOPPING_METHODS if self.early_stopping else ()
+        self._check_overrides(*STEP_METHODS, *EPOCH_METHODS, *early_stopping_methods)
         StochasticFit(self, X, y, self._weigh(y, sample_weight, incremental), incremental).run()
+
+    def _check_overrides(self, *names: str) -> None:
+        """Raise TypeError if a user's subclass has its own of these methods, which a fit by nnfast does not call."""
+        for name in names:
+            owner = next(kind for kind in type(self).__mro__ if name in vars(kind))
+            if owner.__module__.partition(".")[0] not in ("nnfast", "sklearn"):
+                raise TypeError(
+                    f"{owner.__name__} overrides {name}, which nnfast does not call when it fits: use loss, "
+                    "activation, network, monitor or callbacks in its place, or subclass scikit-learn's own class"
+                )
 
     def _note_epoch(self, judgement: Judgement | None) -> None:
         """Count the epochs without improvement, as scikit-learn does; keep the best weights of early stopping."""
@@ -199,6 +220,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         coef_grads: Any,
         intercept_grads: Any,
     ) -> tuple[float, NDArray[Any]]:
+        self._check_overrides(*STEP_METHODS)
         self._unpack(packed_coef_inter)
         objective = vars(self).get("_objective") or Objective(self, X, y, sample_weight)
         return objective(packed_coef_inter)
