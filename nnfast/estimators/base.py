@@ -47,7 +47,54 @@ HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in (
 
 
 class FastMultilayerPerceptron(BaseMultilayerPerceptron):
-    """A mixin before scikit-learn's MLPClassifier or MLPRegressor."""
+    """A mixin before scikit-learn's MLPClassifier or MLPRegressor.
+
+    Parameters
+    ----------
+    activation : str, Activation or sequence of these, default='relu'
+        Activation of the hidden layers: 'identity', 'logistic', 'tanh', 'relu', another name of `nnfast.ACTIVATIONS`,
+        an `nnfast.Activation`, or a sequence with one for every hidden layer.
+    backend : str or Backend, default='numba'
+        Where to compute: 'numba', 'numpy', 'cuda', 'cuda:1', 'auto' or a backend of `nnfast.get_backend`.
+    threads : int or None, default=None
+        How many threads 'numba' may use at most; the result is the same for any number. By default what
+        NNFAST_NUM_THREADS or OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor.
+        'numpy' has the threads of its BLAS.
+    dtype : {'float32', 'float64'} or None, default=None
+        Type of the weights and of the arithmetic; by default that of X.
+    dropout : float or sequence of float, default=0.0
+        Share of a hidden layer's outputs to drop in training, or a sequence with one for every hidden layer.
+    l1 : float, default=0.0
+        Strength of the penalty l1 * sum(abs(W)), beside that of `alpha`.
+    clip_norm : float or None, default=None
+        The longest gradient allowed; longer ones are shortened to it.
+    schedule : str or Schedule, default='constant'
+        A name of `nnfast.SCHEDULES` or an `nnfast.Schedule`, by which the learning rate is multiplied.
+    validation_data : tuple or None, default=None
+        Rows to judge every epoch by, in place of a share of X: (X, y) or (X, y, sample_weight).
+    monitor : str or callable, default='score'
+        What early stopping watches on the rows held out: 'score' (accuracy or R2), 'loss', the name of a scorer, such
+        as 'f1_macro' or 'neg_median_absolute_error', or a scorer, called with estimator, X and y.
+    callbacks : sequence of callable, default=()
+        Called with an `nnfast.EpochRecord` after every epoch. One that returns True ends the fit.
+    network : Network or None, default=None
+        An `nnfast.Network` in place of `hidden_layer_sizes`, `activation` and `dropout`, with its own initializers. One
+        of images also takes X of shape (n_samples, height, width) or (n_samples, height, width, channels).
+
+    Attributes
+    ----------
+    validation_scores_ : list of shape (`n_iter_`,) or None
+        The score on the rows held out after every epoch: accuracy or R2. None unless there is `early_stopping` or
+        `validation_data`.
+    validation_loss_curve_ : list of shape (`n_iter_`,) or None
+        The loss on the rows held out after every epoch. None unless there is `early_stopping` or `validation_data`.
+    coefs_ : list of shape (n_layers - 1,)
+        The weight matrix of every layer; of a `network` of images also the kernels, and gamma of a BatchNorm.
+    intercepts_ : list of shape (n_layers - 1,)
+        The bias vector of every layer; of a `network` of images also beta of a BatchNorm.
+    """
+
+    _doc_link_module = "nnfast"
 
     # Set by scikit-learn's _initialize
     validation_scores_: list[float] | None
@@ -259,20 +306,48 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             and self.out_activation_ in SKLEARN_ACTIVATIONS
         )
 
-    def to_sklearn(self) -> Any:
-        """This fitted model as scikit-learn's own class, with copies of its weights and of its optimizer's state.
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        """Jupyter's links lead to scikit-learn's page on its class, which describes the shared parameters."""
+        return {"estimator_module": "sklearn.neural_network", "estimator_name": type(self).__name__}
 
-        Raises ValueError for networks that scikit-learn cannot express: other activations, or different ones in
-        different layers. What only training uses (dropout, l1, schedules, ...) is left behind.
+    def to_sklearn(self) -> Any:
+        """Return this fitted model as scikit-learn's own class.
+
+        Returns
+        -------
+        sklearn.neural_network.MLPClassifier or MLPRegressor
+            With copies of the weights and of the optimizer's state. What only training uses (dropout, l1, schedules,
+            ...) is left behind.
+
+        Raises
+        ------
+        ValueError
+            For networks that scikit-learn cannot express: other activations or layers, or different activations in
+            different layers.
         """
         check_is_fitted(self)
         return to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, estimator: Any, **parameters: Any) -> Any:
-        """A fitted nnfast estimator from scikit-learn's fitted one of the same kind, with copies of its weights.
+        """Return a fitted nnfast estimator made from scikit-learn's fitted one.
 
-        parameters: those that scikit-learn does not have, such as backend. Raises TypeError for another kind.
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            A fitted estimator of the same kind. Its weights and its optimizer's state are copied.
+        **parameters : Any
+            Parameters that scikit-learn does not have, such as backend.
+
+        Returns
+        -------
+        MLPClassifier or MLPRegressor
+            It predicts, and goes on with partial_fit, as the other would.
+
+        Raises
+        ------
+        TypeError
+            For an estimator of another kind.
         """
         check_is_fitted(estimator)
         return from_sklearn(cls, estimator, parameters)
