@@ -180,6 +180,14 @@ def test_callbacks_hear_of_every_epoch_and_can_end_the_fit() -> None:
     assert records[-1].metrics["validation_accuracy"] == fitted.score(X, y)
 
 
+@pytest.mark.parametrize("answer", [True, np.True_, np.bool_(1)])
+def test_a_callback_ends_a_fit_by_the_answers_that_end_a_run_of_train(answer: Any) -> None:
+    X, y = make_data("regression")
+    callbacks = [lambda record: answer if record.epoch == 2 else None]
+    assert regressor(callbacks=callbacks).fit(X, y).n_iter_ == 2
+    assert train(Network(6, [Dense(1)]), X, y, epochs=9, callbacks=callbacks).history.epochs == 2
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "regression", "multi-output"])
 def test_validation_data_is_judged_after_every_epoch(task: str) -> None:
     X, y = make_data(task)
@@ -284,6 +292,8 @@ def test_dtype_is_that_of_weights_and_predictions(dtype: Any) -> None:
         ({"network": "big"}, "network"),
         ({"validation_data": (1,)}, "validation_data"),
         ({"monitor": 3}, "monitor"),
+        ({"monitor": "nope"}, "'monitor' parameter of MLPRegressor must be a str among .*'f1_macro'.* Got 'nope'"),
+        ({"callbacks": [3]}, "callbacks must be functions that take an EpochRecord, got 3"),
         ({"solver": "lbfgs", "dropout": 0.5}, "dropout=0.5 needs solver='sgd' or 'adam'"),
         ({"solver": "lbfgs", "l1": 0.5}, "l1=0.5 needs solver"),
         ({"solver": "lbfgs", "callbacks": [print]}, "callbacks"),
@@ -293,8 +303,11 @@ def test_dtype_is_that_of_weights_and_predictions(dtype: Any) -> None:
 )
 def test_what_cannot_be_is_refused(parameters: dict[str, Any], match: str) -> None:
     X, y = make_data("regression")
+    estimator = regressor(**parameters)
     with pytest.raises((InvalidParameterError, ValueError, TypeError), match=match):
-        regressor(**parameters).fit(X, y)
+        estimator.fit(X, y)
+    if next(iter(parameters)) in ("monitor", "callbacks"):
+        assert not hasattr(estimator, "coefs_"), "nothing was begun"
 
 
 def test_held_out_rows_of_another_kind_are_refused() -> None:

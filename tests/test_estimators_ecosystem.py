@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import os
 import pickle
@@ -255,6 +256,14 @@ def test_what_scikit_learn_cannot_express_is_not_converted() -> None:
     np.testing.assert_allclose(other.predict_proba(X), own.predict_proba(X), rtol=1e-9)
 
 
-def test_importing_nnfast_does_not_import_scikit_learn() -> None:
-    code = "import sys, nnfast; nnfast.train; assert 'sklearn' not in sys.modules; nnfast.MLPClassifier"
+def test_importing_nnfast_does_not_import_scikit_learn_nor_the_estimators_skl2onnx() -> None:
+    code = "import sys, nnfast; nnfast.train; assert 'sklearn' not in sys.modules; nnfast.MLPClassifier; "
+    code += "assert 'skl2onnx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_skl2onnx_the_converters_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    monkeypatch.delitem(sys.modules, "nnfast.estimators.onnx", raising=False)
+    with pytest.raises(ImportError, match=r"needs skl2onnx: pip install 'nnfast\[onnx\]'"):
+        importlib.import_module("nnfast.estimators.onnx")

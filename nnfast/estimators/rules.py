@@ -15,7 +15,6 @@ from ..training.runner import Losses, Order, Rules
 from ..training.state import Progress
 from . import networks
 from .held_out import HeldOut, Judgement
-from .watching import Watcher
 
 
 class FitRules(Rules):
@@ -31,11 +30,10 @@ class FitRules(Rules):
         program: Program,
         rows: NDArray[np.int64],
         held_out: HeldOut | None,
-        watcher: Watcher,
         incremental: bool,
     ) -> None:
-        self._estimator, self._program, self._held_out, self._watcher = estimator, program, held_out, watcher
-        self._incremental = incremental
+        self._estimator, self._program, self._held_out = estimator, program, held_out
+        self._incremental, self._prints = incremental, bool(estimator.verbose)
         self._order, self._time = rows, estimator.t_
         self._judgement: Judgement | None = None
         estimator.n_iter_ = 0
@@ -46,8 +44,8 @@ class FitRules(Rules):
         return self._order
 
     def learning_rate(self, epoch: int) -> float:
-        optimizer = self._estimator._optimizer
-        rate = self._estimator.learning_rate_init if isinstance(optimizer, AdamOptimizer) else optimizer.learning_rate
+        optimizer = self._estimator._optimizer  # of another kind than the solver, if that was set after a partial_fit
+        rate = optimizer.learning_rate_init if isinstance(optimizer, AdamOptimizer) else optimizer.learning_rate
         self._time += len(self._order)
         optimizer.iteration_ends(self._time)
         return float(rate)
@@ -57,30 +55,31 @@ class FitRules(Rules):
 
     def unheard_epochs(self, progress: Progress) -> int:
         e = self._estimator
-        if self._incremental or self._held_out or self._watcher.prints:
+        if self._incremental or self._held_out or self._prints:
             return 1
         return int(e.n_iter_no_change + 1 - e._no_improvement_count)
 
     def measure(self, record: EpochRecord) -> dict[str, float]:
         e = self._estimator
         e.n_iter_ += 1
-        e.loss_ = record.loss
+        e.loss_ = np.float64(record.loss)  # as scikit-learn has it
         e.t_ += len(self._order)
         e.loss_curve_.append(e.loss_)
-        self._watcher.say("Iteration %d, loss = %.8f" % (e.n_iter_, e.loss_))  # noqa: UP031 - scikit-learn's own line
+        if self._prints:
+            print("Iteration %d, loss = %.8f" % (e.n_iter_, e.loss_))  # noqa: UP031 - scikit-learn's own line
         if not self._held_out:
             return {}
         self.update_weights()
         self._judgement = self._held_out.judge(self._program)
-        e.validation_loss_curve_.append(self._judgement.loss)
+        e.validation_loss_curve_.append(np.float64(self._judgement.loss))
         name = "validation_accuracy" if is_classifier(e) else "validation_r2"
         return {"validation_loss": self._judgement.loss, name: self._judgement.score}
 
     def observe(self, record: EpochRecord, progress: Progress) -> None:
         self._estimator._steps = progress.step
         self._estimator._note_epoch(self._judgement)
-        if self._judgement:
-            self._watcher.say("Validation score: %f" % self._judgement.score)  # noqa: UP031
+        if self._judgement and self._prints:
+            print("Validation score: %f" % self._judgement.score)  # noqa: UP031
 
     def reason_to_stop(self, progress: Progress) -> str | None:
         """Whether the fit is over; or scikit-learn's optimizer lowers its rate and goes on."""
@@ -90,7 +89,7 @@ class FitRules(Rules):
         what = "Validation score" if e.early_stopping else "Training loss"
         # scikit-learn's own line
         message = "%s did not improve more than tol=%f for %d consecutive epochs." % (what, e.tol, e.n_iter_no_change)  # noqa: UP031
-        if e._optimizer.trigger_stopping(message, self._watcher.prints):
+        if e._optimizer.trigger_stopping(message, self._prints):
             return "early stopping"
         e._no_improvement_count = 0
         return None

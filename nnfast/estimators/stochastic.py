@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Hashable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -29,9 +28,9 @@ from ..training.state import Progress, State
 from ..training.train import EVALUATION_ROWS
 from . import networks
 from .held_out import HeldOut
+from .messages import warn_as_scikit_learn
 from .rules import FitRules
 from .sources import make_source
-from .watching import Watcher
 
 
 class StochasticFit:
@@ -100,9 +99,7 @@ class StochasticFit:
         if batch_size == "auto":
             return min(200, n_samples)
         if batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-            )
+            warn_as_scikit_learn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return int(np.clip(batch_size, 1, n_samples))
 
     def run(self) -> None:
@@ -113,18 +110,17 @@ class StochasticFit:
         # that never improves on the best score ends with its last weights.
         best_are_current = best is not None and best is e.coefs_
         self.plan: Plan = networks.make_room(self.network, self.batch_size, EVALUATION_ROWS)
-        with ExitStack() as stack:
-            self.program: Program = stack.enter_context(self._program())
+        history = History()
+        self.program: Program
+        with self._program() as self.program:
             self.program.bind(self.source)
-            watcher = stack.enter_context(Watcher(e, 1 if self.incremental else e.max_iter))
-            rules = FitRules(e, self.program, self.rows, self.held_out, watcher, self.incremental)
-            history = History()
+            rules = FitRules(e, self.program, self.rows, self.held_out, self.incremental)
             try:
                 with interruptible() as interruption:
                     runner = Runner(
                         self.program, rules, self._state(), n_rows=len(self.rows), batch_size=self.batch_size,
                         epochs=1 if self.incremental else e.max_iter, span_epochs=e.max_iter,
-                        schedule=get_schedule(e.schedule), callbacks=watcher.callbacks, history=history,
+                        schedule=get_schedule(e.schedule), callbacks=e.callbacks, history=history,
                         interruption=interruption,
                     )  # fmt: skip
                     runner.run()
@@ -133,13 +129,12 @@ class StochasticFit:
             rules.update_weights()
             self._save_slots()
         if history.stopped == "interrupted":
-            warnings.warn("Training interrupted by user.", stacklevel=2)
+            warn_as_scikit_learn("Training interrupted by user.")
         elif history.stopped == "epochs" and not self.incremental:
-            warnings.warn(
+            warn_as_scikit_learn(
                 f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't "
                 "converged yet.",
                 ConvergenceWarning,
-                stacklevel=2,
             )
         if e.early_stopping:
             if best_are_current and e._best_coefs is best:
@@ -175,7 +170,10 @@ class StochasticFit:
         """Where the estimator stands: its weights, its optimizer's vectors and steps."""
         e, o = self.estimator, self.estimator._optimizer
         slots = np.zeros_like(self.program.slots)
-        vectors = o.velocities if isinstance(o, SGDOptimizer) else [*o.ms, *o.vs]
+        if isinstance(o, SGDOptimizer):
+            vectors = o.velocities
+        else:
+            vectors, e._steps = [*o.ms, *o.vs], o.t
         for slot, vector in zip(slots, vectors, strict=False):  # without momentum there is a velocity, but no slot
             slot[...] = vector
         parameters = networks.flatten(self.plan, e.coefs_, e.intercepts_, self.dtype)

@@ -34,7 +34,7 @@ def test_info_names_every_backend_and_why_not(nnfast, monkeypatch):
 
 def test_info_says_how_to_ask_for_a_gpu(nnfast, monkeypatch):
     monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: None)
-    monkeypatch.setattr("nnfast.backends.cuda.create", lambda: SimpleNamespace(description="a GPU"))
+    monkeypatch.setattr("nnfast.backends.cuda.create", lambda threads: SimpleNamespace(description="a GPU"))
     monkeypatch.setattr("nnfast.backends.environment._gpus", lambda: ["a GPU"])
     code, out, err = nnfast("info")
     assert (code, err) == (0, "")
