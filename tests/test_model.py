@@ -66,6 +66,30 @@ def test_formulas_of_ones_own_survive_the_file(tmp_path: Path) -> None:
     np.testing.assert_array_equal(again.predict(X), model.predict(X))
 
 
+def test_a_file_whose_formulas_bear_a_name_that_is_taken_is_read_under_another(tmp_path: Path) -> None:
+    """Files of format 1 may hold them: a name was refused only later, or came into the tables later."""
+    activation = Activation("mine", value="2 * z", derivative="2")
+    loss = Loss("fourth", value="(a - y)**4", derivative="4 * (a - y)**3")
+    X = np.random.default_rng(0).normal(size=(20, 2))
+    layers = [Dense(3), BatchNorm(activation=activation), Dense(1, activation)]
+    model = train(Network(2, layers), X, X[:, 0], loss=loss, epochs=2, backend="numpy", dtype="float64")
+    path = tmp_path / "m"
+    model.save(path)
+    rewrite(
+        path,
+        network=model.network.to_json().replace('"mine"', '"identity"'),
+        loss=json.dumps({"name": "squared_error", "value": loss.value, "derivative": loss.derivative, "constants": {}}),
+    )
+    for backend in ("numpy", "numba"):
+        again = Model.load(path, backend=backend)
+        assert difference(again.predict(X), model.predict(X)) < ONE_STEP["float64"]
+        assert again.evaluate(X, X[:, 0])["loss"] == pytest.approx(model.evaluate(X, X[:, 0])["loss"])
+    names = [layer.function.name for layer in again.network.layers if layer.function]
+    assert (names, again.loss.name) == (["identity", "identity (own)", "identity (own)"], "squared_error (own)")
+    again.save(path)
+    assert Model.load(path).network == again.network
+
+
 def test_others_can_read_the_weights_by_name(model: Model, tmp_path: Path) -> None:
     model.save(tmp_path / "m.safetensors")
     arrays = load_file(tmp_path / "m.safetensors")

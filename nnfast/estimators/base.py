@@ -28,7 +28,7 @@ from ..plans.recipe import Recipe
 from ..support.checks import check_dtype
 from ..support.threads import MAX_THREADS
 from . import networks
-from .conversion import from_sklearn, to_sklearn
+from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
 from .held_out import Judgement
 from .lbfgs import Objective, check_parameters
 from .programs import Programs, backend_for_prediction
@@ -97,8 +97,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _choose_output_activation(self) -> None:
         if self.network is not None:
-            name = self.network.output_layer.function.name
-            self.out_activation_ = {"sigmoid": "logistic"}.get(name, name)
+            function = self.network.output_layer.function
+            self.out_activation_ = SCIKIT_LEARNS_NAMES.get(function, function.name)
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> Any:
         name = networks.layer_activation(self.activation, len(self.coefs_))
