@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from safetensors.numpy import load_file, save_file
 
+from nnfast.backends import Backend
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.table import Table
 from nnfast.data.targets import ClassTargets
@@ -201,6 +202,18 @@ def test_a_model_can_be_copied_and_changed_after_it_has_predicted(model: Model, 
     copied.layer_parameters()["layers.1.bias"][0] += 5
     assert (copied.predict(table) == model.targets.classes[0]).all()  # type: ignore[union-attr]
     np.testing.assert_array_equal(copy.deepcopy(model).predict_proba(table), before)
+
+
+def test_a_model_can_be_copied_whatever_computes_its_predictions(backend: Backend) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 3))
+    model = train(Network(3, [Dense(4, "tanh"), Dense(1)]), X, X[:, 0], epochs=1, backend=backend)
+    backend.choice = "for the test"
+    before = model.predict(X)
+    for copied in (pickle.loads(pickle.dumps(model)), copy.deepcopy(model)):
+        found = copied.backend
+        assert found is not backend
+        assert (type(found), found.description, found.choice) == (type(backend), backend.description, backend.choice)
+        np.testing.assert_array_equal(copied.predict(X), before)
 
 
 def test_other_files_are_refused(tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
+import pickle
 import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -231,6 +234,26 @@ def test_weights_that_become_infinite_after_a_finite_loss_are_noticed(
             callbacks=callbacks,
         )  # fmt: skip
     assert np.isfinite(caught.value.model.parameters).all()
+
+
+def diverge(backend: str | Backend = "numpy") -> Model:
+    X = np.random.default_rng(0).normal(size=(70, 3))
+    return train(REGRESSION, X, X[:, 0], optimizer=sgd(), learning_rate=1e6, epochs=30, backend=backend)
+
+
+def test_a_divergence_and_its_model_can_be_pickled(backend: Backend) -> None:
+    with pytest.raises(DivergenceError) as caught:
+        diverge(backend)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (DivergenceError, str(caught.value))
+    np.testing.assert_array_equal(again.model.parameters, caught.value.model.parameters)
+    assert again.model.predict(np.zeros((2, 3))).shape == (2,)
+
+
+def test_a_divergence_in_another_process_is_raised_in_this_one() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.raises(DivergenceError) as caught:
+        pool.submit(diverge).result()
+    assert caught.value.model.history.stopped == "diverged"
 
 
 def test_validation_counts_the_rows_by_their_weights(rows: tuple[Any, Any]) -> None:

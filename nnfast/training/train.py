@@ -78,6 +78,9 @@ class DivergenceError(ArithmeticError):
         super().__init__(message)
         self.model = model
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.model)  # Exception's own would leave out the model
+
 
 def train(
     network: Network,
