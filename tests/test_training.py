@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from nnfast.backends import Backend
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.data import load_dataset
+from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import split_rows
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.formulas.schedules import ReduceOnPlateau, StepDecay
@@ -483,3 +484,15 @@ def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
     compiled = compiled_kernels()
     run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
     assert compiled_kernels() == compiled
+
+
+def test_a_model_reads_a_data_frame_by_its_columns_names(rows: tuple[Any, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y = rows
+    table = pandas.DataFrame(X, columns=["length", "width", "height"])
+    model = quick(REGRESSION, table, y, inputs=InputEncoding.fit(table))
+    turned = table[["height", "length", "width"]]
+    np.testing.assert_array_equal(model.predict(turned), model.predict(table))
+    assert model.evaluate(turned, y) == model.evaluate(table, y)
+    with pytest.raises(ValueError, match="lack the columns 'width'"):
+        model.predict(table[["height", "length"]])

@@ -71,6 +71,18 @@ class Table:
         return self.names.index(name)
 
 
+def column_names(inputs: object) -> tuple[str, ...] | None:
+    """The names of a data frame's columns; None for arrays, and for frames whose columns are numbered.
+
+    Raises TypeError where only some are named, ValueError where two have one name.
+    """
+    names = list(getattr(inputs, "columns", ()))
+    if not any(isinstance(name, str) for name in names):
+        return None
+    check_names(names)
+    return tuple(names)
+
+
 def check_names(names: Sequence[str]) -> None:
     """Raise TypeError or ValueError unless these are distinct, non-empty strings."""
     for position, name in enumerate(names):
