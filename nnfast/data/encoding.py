@@ -23,6 +23,7 @@ from nnfast.data.fitted import (
     text_array,
 )
 from nnfast.data.table import MAX_TEXT_LENGTH, Table, check_finite, check_names, column_names, listed
+from nnfast.support.checks import check_unmasked
 
 # One-hot, a column of names or numbers in disguise would ask for an input per row.
 MAX_CATEGORIES = 1000
@@ -237,6 +238,7 @@ def _distinct_texts(name: str, column: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def _number_matrix(inputs: ArrayLike) -> NDArray[np.float64]:
+    check_unmasked(inputs, "the input")
     matrix = np.asarray(inputs)
     if matrix.dtype.kind not in "buif":
         raise TypeError(

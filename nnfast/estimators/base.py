@@ -25,7 +25,7 @@ from ..formulas.schedules import SCHEDULES, Schedule
 from ..models.model import PREDICTION_ROWS
 from ..networks.network import Network
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype
+from ..support.checks import check_dtype, check_unmasked
 from ..support.threads import MAX_THREADS
 from . import networks
 from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
@@ -106,6 +106,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         return BaseMultilayerPerceptron._init_coef(drawing, fan_in, fan_out, dtype)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
         if not hasattr(self, "_programs"):
             self._programs = Programs()
         return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
@@ -156,6 +158,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _validate_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Any, NDArray[Any], Any]:
         """validation_data as fit's own data: X, y as (n_samples, n_outputs), weights."""
+        check_unmasked(y, "y of validation_data")
+        check_unmasked(sample_weight, "sample_weight of validation_data")
         X = networks.as_rows(self, X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
         encoded = self._encode_held_out(y)
@@ -225,6 +229,13 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             program.state = self._state
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
         return outputs
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """scikit-learn's score of its own classes: accuracy, or R2."""
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
+        score: float = super().score(X, y, sample_weight)
+        return score
 
     def _is_scikit_learns(self) -> bool:
         """Whether scikit-learn's own forward pass would give the same, on the same kind of processor."""

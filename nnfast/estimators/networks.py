@@ -23,6 +23,7 @@ from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
 from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..support.checks import check_unmasked
 from .sources import check_sparse
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
@@ -100,8 +101,9 @@ def is_perceptron(network: Network) -> bool:
 def as_rows(estimator: Any, X: Any) -> Any:
     """X as scikit-learn validates it: images for an estimator's network as flat rows, anything else as it is.
 
-    Raises ValueError for images that do not fit the network, and for a malformed sparse matrix.
+    Raises ValueError for images that do not fit the network, masked values, and a malformed sparse matrix.
     """
+    check_unmasked(X, "X")
     if scipy.sparse.issparse(X):
         return check_sparse(X)
     if estimator.network is None or np.ndim(X) <= 2:
