@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnfast.formulas.activations import ACTIVATIONS, Activation, get_activation
+from nnfast.formulas.activations import ACTIVATIONS, ALIASES, Activation, get_activation
 from nnfast.formulas.derivatives import one_sided_slopes
 from nnfast.formulas.formula import FormulaError, numpy_function
 from nnfast.formulas.intervals import contains
@@ -158,6 +158,22 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown activation 'rellu'; known: identity, sigmoid"):
         get_activation("rellu")
     assert get_activation("swish") is ACTIVATIONS["silu"]
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *ALIASES])
+def test_a_name_of_the_table_stands_for_the_table_s_formulas_alone(name: str) -> None:
+    with pytest.raises(
+        FormulaError, match=rf"activation '{name}' differs from .* in .*value.*: give it a name of its own"
+    ):
+        Activation(name, value="2.5 * z", derivative="2.5")
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_row_of_the_table_may_be_written_again_and_have_other_constants(name: str) -> None:
+    row = ACTIVATIONS[name]
+    assert dataclasses.replace(row) == row
+    other = dataclasses.replace(row, constants={key: 1.125 * value for key, value in row.constants})
+    assert (other == row) == (not row.constants)
 
 
 def test_activations_are_values() -> None:

@@ -339,3 +339,32 @@ def test_rows_that_fit_are_not_copied() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (peak > X.nbytes) == fortran, f"peak {peak} bytes beside rows of {X.nbytes}"
+
+
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_masked_values_are_refused_and_never_trained_on(make: Any) -> None:
+    X, y = make_data("binary")
+    weights = np.ones(len(y))
+    fitted = make(max_iter=2).fit(X, y)
+
+    def masked(array: Any) -> Any:
+        hidden = np.zeros(array.shape, bool)
+        hidden[3] = True
+        return np.ma.MaskedArray(array, hidden)
+
+    for call, message in (
+        (lambda: fitted.fit(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.fit(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.fit(X, y, masked(weights)), "sample_weight holds 1 masked values"),
+        (lambda: fitted.partial_fit(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.partial_fit(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.predict(masked(X)), "X holds 6 masked values"),
+        (lambda: fitted.score(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.score(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.score(X, y, masked(weights)), "sample_weight holds 1 masked values"),
+        (lambda: make(validation_data=(masked(X), y)).fit(X, y), "X holds 6 masked values"),
+        (lambda: make(validation_data=(X, masked(y))).fit(X, y), "y of validation_data holds 1 masked values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert fitted.score(np.ma.MaskedArray(X), np.ma.MaskedArray(y)) == fitted.score(X, y)

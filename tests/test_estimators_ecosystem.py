@@ -23,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from nnfast import Dense, MLPClassifier, MLPRegressor, Network
+from nnfast import Activation, Dense, MLPClassifier, MLPRegressor, Network
 from tests.test_estimators_same_model import SAME_MODEL, TASKS, assert_same, classes_of, distance, fit_both, make_data
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -254,6 +254,17 @@ def test_what_scikit_learn_cannot_express_is_not_converted() -> None:
     other = own.to_sklearn()
     assert (other.activation, other.hidden_layer_sizes) == ("tanh", (4,))
     np.testing.assert_allclose(other.predict_proba(X), own.predict_proba(X), rtol=1e-9)
+
+
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_a_formula_under_scikit_learn_s_name_for_another_is_not_converted(place: str) -> None:
+    steep = Activation("steep", value="tanh(2 * z)", derivative="2 * (1 - a) * (1 + a)", range="(-1, 1)")
+    hidden, output = {"hidden": (steep, "identity"), "output": ("tanh", steep)}[place]
+    X, y = make_data("regression")
+    fitted = MLPRegressor(network=Network(6, [Dense(4, hidden), Dense(1, output)]), max_iter=2).fit(X, y)
+    object.__setattr__(steep, "name", "tanh")  # as one that was pickled before its name was refused
+    with pytest.raises(ValueError, match="scikit-learn has no activation 'tanh'"):
+        fitted.to_sklearn()
 
 
 def test_importing_nnfast_does_not_import_scikit_learn_nor_the_estimators_skl2onnx() -> None:

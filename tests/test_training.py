@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import pickle
+import re
 import signal
 import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -14,7 +19,9 @@ from numpy.typing import NDArray
 from nnfast.backends import Backend
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.data import load_dataset
+from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import split_rows
+from nnfast.data.table import Table
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.formulas.schedules import ReduceOnPlateau, StepDecay
 from nnfast.models.history import EpochRecord
@@ -231,6 +238,26 @@ def test_weights_that_become_infinite_after_a_finite_loss_are_noticed(
             callbacks=callbacks,
         )  # fmt: skip
     assert np.isfinite(caught.value.model.parameters).all()
+
+
+def diverge(backend: str | Backend = "numpy") -> Model:
+    X = np.random.default_rng(0).normal(size=(70, 3))
+    return train(REGRESSION, X, X[:, 0], optimizer=sgd(), learning_rate=1e6, epochs=30, backend=backend)
+
+
+def test_a_divergence_and_its_model_can_be_pickled(backend: Backend) -> None:
+    with pytest.raises(DivergenceError) as caught:
+        diverge(backend)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (DivergenceError, str(caught.value))
+    np.testing.assert_array_equal(again.model.parameters, caught.value.model.parameters)
+    assert again.model.predict(np.zeros((2, 3))).shape == (2,)
+
+
+def test_a_divergence_in_another_process_is_raised_in_this_one() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.raises(DivergenceError) as caught:
+        pool.submit(diverge).result()
+    assert caught.value.model.history.stopped == "diverged"
 
 
 def test_validation_counts_the_rows_by_their_weights(rows: tuple[Any, Any]) -> None:
@@ -460,3 +487,51 @@ def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
     compiled = compiled_kernels()
     run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
     assert compiled_kernels() == compiled
+
+
+def test_a_model_reads_a_data_frame_by_its_columns_names(rows: tuple[Any, Any]) -> None:
+    pandas = pytest.importorskip("pandas")
+    X, y = rows
+    table = pandas.DataFrame(X, columns=["length", "width", "height"])
+    model = quick(REGRESSION, table, y, inputs=InputEncoding.fit(table))
+    turned = table[["height", "length", "width"]]
+    np.testing.assert_array_equal(model.predict(turned), model.predict(table))
+    assert model.evaluate(turned, y) == model.evaluate(table, y)
+    with pytest.raises(ValueError, match="lack the columns 'width'"):
+        model.predict(table[["height", "length"]])
+
+
+def masked(array: Any) -> Any:
+    """With one value hidden, which nothing may see."""
+    hidden = np.zeros(array.shape, bool)
+    hidden[3] = True
+    return np.ma.MaskedArray(array, hidden)
+
+
+def test_masked_values_are_refused_and_never_trained_on(rows: tuple[Any, Any], classes: tuple[Any, Any]) -> None:
+    X, y = rows
+    weights = np.ones(len(y))
+    model, classifier = quick(REGRESSION, X, y), quick(CLASSIFIER, *classes)
+    encoding = InputEncoding.fit(X)
+    two_classes = Network(3, [Dense(1, "sigmoid")])
+    calls: tuple[tuple[Callable[[], Any], str], ...] = (
+        (lambda: quick(REGRESSION, masked(X), y), "X holds 3 masked values, the first at [3, 0]: fill them in with"),
+        (lambda: quick(REGRESSION, X, masked(y)), "the target holds 1 masked values"),
+        (lambda: quick(CLASSIFIER, X, masked(classes[1])), "the target holds 1 masked values"),
+        (lambda: quick(CLASSIFIER, X, masked(classes[1].astype(str))), "the target holds 1 masked values"),
+        (lambda: quick(two_classes, X, masked(y > 0)), "the target holds 1 masked values"),
+        (lambda: quick(REGRESSION, X, y, sample_weight=masked(weights)), "sample_weight holds 1 masked values"),
+        (lambda: quick(REGRESSION, X, y, validation=(X, masked(y))), "the target holds 1 masked values"),
+        (lambda: quick(REGRESSION, masked(X), y, inputs=encoding), "the input holds 3 masked values"),
+        (lambda: InputEncoding.fit(masked(X)), "the input holds 3 masked values"),
+        (lambda: Table(("a",), (masked(y),)), "column 'a' holds 1 masked values"),
+        (lambda: model.predict(masked(X)), "X holds 3 masked values"),
+        (lambda: classifier.predict_proba(masked(X)), "X holds 3 masked values"),
+        (lambda: model.evaluate(X, masked(y)), "the target holds 1 masked values"),
+        (lambda: model.evaluate(X, y, masked(weights)), "sample_weight holds 1 masked values"),
+    )
+    for call, message in calls:
+        with pytest.raises(ValueError, match=re.escape(message)):
+            call()
+    unmasked = quick(REGRESSION, np.ma.MaskedArray(X), np.ma.MaskedArray(y), sample_weight=np.ma.MaskedArray(weights))
+    np.testing.assert_array_equal(unmasked.parameters, quick(REGRESSION, X, y, sample_weight=weights).parameters)

@@ -25,6 +25,7 @@ from nnfast.data.fitted import (
 )
 from nnfast.data.table import check_finite, listed
 from nnfast.support.arrays import array_module, to_host
+from nnfast.support.checks import check_unmasked
 
 Task = Literal["classification", "regression"]
 
@@ -244,6 +245,7 @@ def infer_task(y: ArrayLike, name: str | None = None) -> tuple[Task, str]:
 
 def _labels(y: ArrayLike) -> NDArray[Any]:
     """Labels as a 1-D array of str, bool, int64 or float64."""
+    check_unmasked(y, "the target")
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -271,6 +273,7 @@ def _labels(y: ArrayLike) -> NDArray[Any]:
 
 def _target_matrix(y: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     """Targets as a float64 matrix (n_samples, k), and whether they came as (n_samples,)."""
+    check_unmasked(y, "the target")
     values = np.asarray(y)
     if values.dtype.kind not in "buif":
         raise TypeError(f"the targets of a regression must be numbers, got dtype {values.dtype}")

@@ -26,10 +26,10 @@ from ..formulas.schedules import SCHEDULES, Schedule
 from ..models.model import PREDICTION_ROWS
 from ..networks.network import Network
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype
+from ..support.checks import check_dtype, check_unmasked
 from ..support.threads import MAX_THREADS
 from . import networks
-from .conversion import from_sklearn, to_sklearn
+from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
 from .held_out import MONITORS, Judgement
 from .lbfgs import Objective, check_parameters
 from .programs import Programs, backend_for_prediction
@@ -150,8 +150,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _choose_output_activation(self) -> None:
         if self.network is not None:
-            name = self.network.output_layer.function.name
-            self.out_activation_ = {"sigmoid": "logistic"}.get(name, name)
+            function = self.network.output_layer.function
+            self.out_activation_ = SCIKIT_LEARNS_NAMES.get(function, function.name)
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> Any:
         name = networks.layer_activation(self.activation, len(self.coefs_))
@@ -162,6 +162,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         for callback in self.callbacks:
             if not callable(callback):
                 raise TypeError(f"callbacks must be functions that take an EpochRecord, got {callback!r}")
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
         if not hasattr(self, "_programs"):
             self._programs = Programs()
         return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
@@ -224,6 +226,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _validate_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Any, NDArray[Any], Any]:
         """validation_data as fit's own data: X, y as (n_samples, n_outputs), weights."""
+        check_unmasked(y, "y of validation_data")
+        check_unmasked(sample_weight, "sample_weight of validation_data")
         X = networks.as_rows(self, X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
         encoded = self._encode_held_out(y)
@@ -294,6 +298,13 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             program.state = self._state
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
         return outputs
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """scikit-learn's score of its own classes: accuracy, or R2."""
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
+        score: float = super().score(X, y, sample_weight)
+        return score
 
     def _is_scikit_learns(self) -> bool:
         """Whether scikit-learn's own forward pass would give the same, on the same kind of processor."""

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ..formulas.activations import ACTIVATIONS, Activation, get_activation
@@ -22,6 +23,8 @@ from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
 from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..support.checks import check_unmasked
+from .sources import check_sparse
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
 SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs
@@ -96,10 +99,13 @@ def is_perceptron(network: Network) -> bool:
 
 
 def as_rows(estimator: Any, X: Any) -> Any:
-    """Images for an estimator's network as the flat rows that scikit-learn validates; any other X as it is.
+    """X as scikit-learn validates it: images for an estimator's network as flat rows, anything else as it is.
 
-    Raises ValueError for images that do not fit the network.
+    Raises ValueError for images that do not fit the network, masked values, and a malformed sparse matrix.
     """
+    check_unmasked(X, "X")
+    if scipy.sparse.issparse(X):
+        return check_sparse(X)
     if estimator.network is None or np.ndim(X) <= 2:
         return X
     images = np.asarray(X)

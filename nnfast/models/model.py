@@ -19,6 +19,7 @@ from ..backends import Backend, Program, Source, check_place, get_backend
 from ..data.encoding import InputEncoding
 from ..data.table import Table
 from ..data.targets import ClassTargets, TargetEncoding, targets_from_state
+from ..formulas.formula import read_row
 from ..formulas.intervals import SIMPLEX, lies_within
 from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..formulas.optimizers import sgd
@@ -257,4 +258,4 @@ def _loss_to_data(loss: Loss) -> str | dict[str, Any]:
 
 
 def _loss_from_data(data: str | dict[str, Any]) -> Loss:
-    return Loss(**data) if isinstance(data, dict) else get_loss(data)
+    return read_row(Loss, data) if isinstance(data, dict) else get_loss(data)

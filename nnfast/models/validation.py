@@ -17,6 +17,7 @@ from ..formulas.losses import LOSSES, Loss, check_target_values
 from ..networks.network import Network
 from ..plans.plan import Plan
 from ..support.arrays import array_module, is_on_device, to_host
+from ..support.checks import check_unmasked
 
 
 def check_inputs(
@@ -38,6 +39,7 @@ def check_inputs(
         X = encoding.transform(X)
     elif isinstance(X, Table):
         raise TypeError("a Table needs an InputEncoding that turns its columns into numbers: pass inputs=")
+    check_unmasked(X, "X")
     xp = array_module(X)
     inputs = xp.asarray(X)
     if inputs.dtype.kind not in "buif":
@@ -109,21 +111,21 @@ def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding
     if flat and size > 1:
         if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < size:
             return ClassTargets(np.arange(size, dtype=np.int64))
-        targets = ClassTargets.fit(values)
+        targets = ClassTargets.fit(y)
         if targets.n_outputs != size:
             raise ValueError(f"y holds {targets.n_outputs} classes, but the network has {size} outputs")
         return targets
     if flat and loss == LOSSES["binary_cross_entropy"]:
         probabilities = values.dtype.kind == "f" and not np.isin(values, (0, 1)).all()
         if not probabilities:
-            targets = ClassTargets.fit(values)
+            targets = ClassTargets.fit(y)
             if targets.n_outputs != 2:
                 raise ValueError(
                     f"y holds {targets.n_outputs} classes; with one output {loss.name} tells two apart: "
                     f"use {targets.n_outputs} outputs with softmax and cross_entropy"
                 )
             return targets
-    return NumberTargets.fit(values, standardize=False)
+    return NumberTargets.fit(y, standardize=False)
 
 
 def encode_targets(
@@ -159,6 +161,7 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_rows: int, dtype: np.
     """Weights of shape (n_rows,), finite, not negative and not all zero, in `dtype`."""
     if sample_weight is None:
         return None
+    check_unmasked(sample_weight, "sample_weight")
     weights = np.asarray(to_host(sample_weight))
     if weights.dtype.kind not in "buif":
         raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}")

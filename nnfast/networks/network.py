@@ -13,6 +13,7 @@ from dataclasses import MISSING, dataclass, fields
 from typing import Any
 
 from ..formulas.activations import ACTIVATIONS, Activation
+from ..formulas.formula import read_row
 from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
 from .windows import Shape
 
@@ -159,15 +160,16 @@ def layer_from_data(index: int, data: Any) -> Layer:
     options = {name: value for name, value in data.items() if name != "kind"}
     try:
         if isinstance(options.get("activation"), dict):
-            options["activation"] = _from_fields(Activation, options["activation"], "activation")
-        layer: Layer = _from_fields(LAYERS[kind], options, kind)
-        return layer
+            _check_fields(Activation, options["activation"], "activation")
+            options["activation"] = read_row(Activation, options["activation"])
+        _check_fields(LAYERS[kind], options, kind)
+        return LAYERS[kind](**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"layer {index} ({kind}): {str(error).removeprefix(f'{kind}: ')}") from None
 
 
-def _from_fields(make: Any, data: dict[str, Any], what: str) -> Any:
-    """make(**data) of a dataclass. Raises ValueError for a name that it does not have, and for one that it lacks."""
+def _check_fields(make: Any, data: dict[str, Any], what: str) -> None:
+    """Raise ValueError for a name that the dataclass `make` does not have, and for one that it lacks."""
     known = [field.name for field in fields(make)]
     for name in data:
         if name not in known:
@@ -175,7 +177,6 @@ def _from_fields(make: Any, data: dict[str, Any], what: str) -> Any:
     for field in fields(make):
         if field.default is MISSING and field.name not in data:
             raise ValueError(f"{what}: {field.name} is missing")
-    return make(**data)
 
 
 def _activation_to_data(activation: Activation) -> str | dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from ..data.targets import ClassTargets, TargetEncoding
 from ..models.model import Model
@@ -41,3 +42,6 @@ class DivergenceError(ArithmeticError):
     def __init__(self, message: str, model: Model) -> None:
         super().__init__(message)
         self.model = model
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (*self.args, self.model)  # Exception's own would leave out the model

@@ -116,7 +116,8 @@ def test_loss_gradient_and_outputs_have_the_same_bits(name: str, dtype: str) -> 
     loss = get_loss("binary_cross_entropy" if network.output_size == 1 else "cross_entropy")
     plan = make_plan(network, 70)
     weights = np.random.default_rng(0).random(70).astype(dtype)
-    source = Source(X, y.astype(np.int64), weights)
+    targets = y.astype(dtype)[:, np.newaxis] if network.output_size == 1 else y.astype(np.int64)
+    source = Source(X, targets, weights)
 
     def bits(threads: int) -> tuple[Any, ...]:
         program = get_backend("numba", threads).compile(plan, Recipe(loss, adam(), np.dtype(dtype), 0.1, 0.01, 1.0))

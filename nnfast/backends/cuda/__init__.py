@@ -55,6 +55,7 @@ class CudaBackend(Backend):
             raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
         if xp is None and (reason := unavailable_reason()):
             raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
+        self._stand_in = xp
         self.xp = importlib.import_module("cupy") if xp is None else xp
         self.device, self.path, self.tf32 = device, path, tf32
         self._kernels: dict[tuple[str, str], Any] = {}
@@ -68,6 +69,11 @@ class CudaBackend(Backend):
                 f"backend 'cuda:tf32' is not available: tf32 needs compute capability 8.0, but device {device} has "
                 f"{found / 10}; leave tf32 out"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, also one in another process, is made by the constructor: modules and kernels cannot be copied."""
+        make = functools.partial(type(self), path=self.path, tf32=self.tf32, xp=self._stand_in)
+        return make, (self.device,), {"choice": self.choice}
 
     @functools.cached_property
     def _properties(self) -> dict[str, Any]:

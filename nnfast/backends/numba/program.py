@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from ...plans.plan import DenseOperation, Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.threads import fair_share, give_way_address, run_in_threads
-from ..base import HostProgram, Source, Vector, batch_totals
+from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
 from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
@@ -119,6 +119,7 @@ class NumbaProgram(HostProgram):
         job[tables.INPUT_SIZE_OF_BATCH] = self._sparse.EXTENT_BYTES // dtype.itemsize
 
     def bind(self, source: Source) -> None:
+        check_source(self.plan, source)
         self._source = source
         # No steps: compiles or loads all kernels now, so that no epoch's seconds hold that
         self.run(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0), 0)
@@ -207,6 +208,7 @@ class NumbaProgram(HostProgram):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
+        check_stretch(self.plan, self._source, order, bounds, rates)
         if not self._job[self._tables.UPDATE]:  # a program that only predicts needs none
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
             self._job[self._tables.UPDATE] = update.address
@@ -215,6 +217,7 @@ class NumbaProgram(HostProgram):
         return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source, self.plan.rows)
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
         totals = batch_totals(source, order, bounds)
         if not totals[0]:
@@ -223,6 +226,7 @@ class NumbaProgram(HostProgram):
         return float(losses[0]), self._gradient.copy()
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source)
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
         steps = len(bounds) - 1
         losses, outputs = self._run(

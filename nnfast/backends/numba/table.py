@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formulas.activations import Activation
+from ...formulas.activations import ACTIVATIONS, Activation
 from ...plans.plan import (
     ALIGNMENT,
     BatchNormOperation,
@@ -169,7 +169,7 @@ class Table:
         from ...kernels.cpu import formulas
 
         tables = self._tables
-        if activation is None or (activation.name == "identity" and row[tables.KIND] != tables.DENSE):
+        if activation is None or (activation == ACTIVATIONS["identity"] and row[tables.KIND] != tables.DENSE):
             return
         self.constants.extend(activation.constant_values)
         row[tables.VALUE] = formulas.value_kernel(activation, self._dtype).address

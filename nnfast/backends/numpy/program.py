@@ -25,7 +25,7 @@ from ...plans.plan import (
 )
 from ...plans.recipe import batch_divisor
 from ...support.random import dropout_keep
-from ..base import HostProgram, Source, Vector
+from ..base import HostProgram, Source, Vector, check_source, check_stretch
 from . import layers
 
 Array = NDArray[Any]
@@ -47,12 +47,14 @@ class NumpyProgram(HostProgram):
     """The mathematics of a training step, line by line."""
 
     def bind(self, source: Source) -> None:
+        check_source(self.plan, source)
         self._source = source
 
     def run(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
+        check_stretch(self.plan, self._source, order, bounds, rates)
         values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
         losses = np.zeros(len(rates))
         with np.errstate(all="ignore"):  # a diverging run is found by its loss, on every backend alike
@@ -66,6 +68,7 @@ class NumpyProgram(HostProgram):
         return losses
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source, self.plan.rows)
         inputs, targets, weights = self._gather(source, np.arange(source.n_rows))
         if not weights.any():
             return 0.0, np.zeros_like(self._parameters)
@@ -73,6 +76,7 @@ class NumpyProgram(HostProgram):
             return self._loss_and_gradient(inputs, targets, weights, step=None)
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source)
         output = self.plan.output.layer.function
         outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
         total_loss = total_weight = 0.0
@@ -87,6 +91,7 @@ class NumpyProgram(HostProgram):
         return total_loss / max(batch_divisor(self.recipe.loss, total_weight), np.finfo(float).tiny), outputs
 
     def predict(self, source: Source) -> Vector:
+        check_source(self.plan, source)
         outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
         with np.errstate(all="ignore"):
             for start in range(0, source.n_rows, self.plan.rows):
