@@ -53,11 +53,11 @@ class FitRules(Rules):
     def epoch_loss(self, losses: Losses, order: Order, bounds: NDArray[np.int64]) -> float:
         return float(losses @ np.diff(bounds)) / len(order)
 
-    def unheard_epochs(self, progress: Progress) -> int:
+    def unheard_epochs(self, progress: Progress) -> float:
         e = self._estimator
         if self._incremental or self._held_out or self._prints:
             return 1
-        return int(e.n_iter_no_change + 1 - e._no_improvement_count)
+        return float(e.n_iter_no_change + 1 - e._no_improvement_count)  # which may be infinite
 
     def measure(self, record: EpochRecord) -> dict[str, float]:
         e = self._estimator

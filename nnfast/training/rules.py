@@ -52,7 +52,7 @@ class TrainingRules(Rules):
             return float(losses.sum())
         return float(np.average(losses, weights=batch_totals(self._training, order, bounds)))
 
-    def unheard_epochs(self, progress: Progress) -> int:
+    def unheard_epochs(self, progress: Progress) -> float:
         if self._held_out is not None or self._early_stopping:
             return 1
         return (1 << progress.epoch.bit_length()) - progress.epoch

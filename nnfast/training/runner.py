@@ -51,7 +51,7 @@ class Rules(ABC):
     def epoch_loss(self, losses: Losses, order: Order, bounds: NDArray[np.int64]) -> float:
         """The losses of an epoch's steps as one number; step k took the rows order[bounds[k]:bounds[k + 1]]."""
 
-    def unheard_epochs(self, progress: Progress) -> int:
+    def unheard_epochs(self, progress: Progress) -> float:
         """How many epochs may pass before observe() can change anything; 1 if it must hear of each."""
         return 1
 
@@ -157,7 +157,7 @@ class Runner:
         epochs = 1
         if not first and not self.callbacks and not isinstance(self.schedule, ReduceOnPlateau):
             most = min(self.epochs - self.progress.epoch, STRETCH_ROWS // self._n_rows, int(by_time / per_epoch))
-            epochs = max(1, min(most, self.rules.unheard_epochs(self.progress)))
+            epochs = max(1, int(min(most, self.rules.unheard_epochs(self.progress))))
         return max(1, min(int(by_time), epochs * per_epoch - first))
 
     def _courses(self, count: int) -> tuple[list[Order], list[float]]:
