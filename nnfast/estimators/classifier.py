@@ -21,8 +21,8 @@ from .documentation import documented
 class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     """The MLPClassifier of scikit-learn, fitted faster: the same parameters, attributes, methods and results.
 
-    With the same `random_state`, data and parameters it fits the same weights: in float64 to rounding, in float32 until
-    rounding has grown, which it does in long fits, there as here.
+    With the same `random_state`, data and parameters it fits the same weights, in float64 to rounding. In float32, and
+    with `solver='lbfgs'`, long fits amplify rounding, in either library.
 
     Parameters
     ----------

@@ -20,8 +20,8 @@ from .networks import output_activation
 class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     """The MLPRegressor of scikit-learn, fitted faster: the same parameters, attributes, methods and results.
 
-    With the same `random_state`, data and parameters it fits the same weights: in float64 to rounding, in float32 until
-    rounding has grown, which it does in long fits, there as here.
+    With the same `random_state`, data and parameters it fits the same weights, in float64 to rounding. In float32, and
+    with `solver='lbfgs'`, long fits amplify rounding, in either library.
 
     Parameters
     ----------
