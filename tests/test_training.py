@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import multiprocessing
 import pickle
-import re
 import signal
 import threading
-from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
@@ -19,9 +17,7 @@ from numpy.typing import NDArray
 from nnfast.backends import Backend
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.data import load_dataset
-from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import split_rows
-from nnfast.data.table import Table
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.formulas.schedules import ReduceOnPlateau, StepDecay
 from nnfast.models.history import EpochRecord
@@ -487,51 +483,3 @@ def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
     compiled = compiled_kernels()
     run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
     assert compiled_kernels() == compiled
-
-
-def test_a_model_reads_a_data_frame_by_its_columns_names(rows: tuple[Any, Any]) -> None:
-    pandas = pytest.importorskip("pandas")
-    X, y = rows
-    table = pandas.DataFrame(X, columns=["length", "width", "height"])
-    model = quick(REGRESSION, table, y, inputs=InputEncoding.fit(table))
-    turned = table[["height", "length", "width"]]
-    np.testing.assert_array_equal(model.predict(turned), model.predict(table))
-    assert model.evaluate(turned, y) == model.evaluate(table, y)
-    with pytest.raises(ValueError, match="lack the columns 'width'"):
-        model.predict(table[["height", "length"]])
-
-
-def masked(array: Any) -> Any:
-    """With one value hidden, which nothing may see."""
-    hidden = np.zeros(array.shape, bool)
-    hidden[3] = True
-    return np.ma.MaskedArray(array, hidden)
-
-
-def test_masked_values_are_refused_and_never_trained_on(rows: tuple[Any, Any], classes: tuple[Any, Any]) -> None:
-    X, y = rows
-    weights = np.ones(len(y))
-    model, classifier = quick(REGRESSION, X, y), quick(CLASSIFIER, *classes)
-    encoding = InputEncoding.fit(X)
-    two_classes = Network(3, [Dense(1, "sigmoid")])
-    calls: tuple[tuple[Callable[[], Any], str], ...] = (
-        (lambda: quick(REGRESSION, masked(X), y), "X holds 3 masked values, the first at [3, 0]: fill them in with"),
-        (lambda: quick(REGRESSION, X, masked(y)), "the target holds 1 masked values"),
-        (lambda: quick(CLASSIFIER, X, masked(classes[1])), "the target holds 1 masked values"),
-        (lambda: quick(CLASSIFIER, X, masked(classes[1].astype(str))), "the target holds 1 masked values"),
-        (lambda: quick(two_classes, X, masked(y > 0)), "the target holds 1 masked values"),
-        (lambda: quick(REGRESSION, X, y, sample_weight=masked(weights)), "sample_weight holds 1 masked values"),
-        (lambda: quick(REGRESSION, X, y, validation=(X, masked(y))), "the target holds 1 masked values"),
-        (lambda: quick(REGRESSION, masked(X), y, inputs=encoding), "the input holds 3 masked values"),
-        (lambda: InputEncoding.fit(masked(X)), "the input holds 3 masked values"),
-        (lambda: Table(("a",), (masked(y),)), "column 'a' holds 1 masked values"),
-        (lambda: model.predict(masked(X)), "X holds 3 masked values"),
-        (lambda: classifier.predict_proba(masked(X)), "X holds 3 masked values"),
-        (lambda: model.evaluate(X, masked(y)), "the target holds 1 masked values"),
-        (lambda: model.evaluate(X, y, masked(weights)), "sample_weight holds 1 masked values"),
-    )
-    for call, message in calls:
-        with pytest.raises(ValueError, match=re.escape(message)):
-            call()
-    unmasked = quick(REGRESSION, np.ma.MaskedArray(X), np.ma.MaskedArray(y), sample_weight=np.ma.MaskedArray(weights))
-    np.testing.assert_array_equal(unmasked.parameters, quick(REGRESSION, X, y, sample_weight=weights).parameters)

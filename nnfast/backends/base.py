@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..plans.plan import Plan
-from ..plans.recipe import Recipe
+from ..plans.recipe import Recipe, check_constants_fit
 from ..support.arrays import is_on_device
 
 Vector = NDArray[np.floating]
@@ -55,6 +55,7 @@ class Program(ABC):
     reads_device_arrays = False  # whether a source's inputs may be a CuPy array
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        check_constants_fit(plan, recipe)
         self.plan = plan
         self.recipe = recipe
         self._state = plan.initial_state().astype(recipe.dtype)

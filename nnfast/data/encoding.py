@@ -20,6 +20,7 @@ from nnfast.data.fitted import (
     check_mean_and_scale,
     mean_and_scale,
     positions,
+    standardised,
     text_array,
 )
 from nnfast.data.table import MAX_TEXT_LENGTH, Table, check_finite, check_names, column_names, listed
@@ -147,7 +148,7 @@ class InputEncoding:
                     f"the input has {matrix.shape[1]} columns; the encoding was fitted on {len(self.mean)}"
                 )
             check_finite(matrix, "the input", self.names)
-            return (matrix - self.mean) / self.scale
+            return standardised(matrix, self.mean, self.scale, "the input", self.names)
         if self.names is None:
             raise TypeError(f"the encoding was fitted on a matrix without names: pass one of {len(self.mean)} columns")
         self._check_columns(inputs.names)
@@ -160,7 +161,8 @@ class InputEncoding:
                 feature += len(self.categories[name])
             else:
                 column = self._numbers(name, inputs[name])
-                encoded[:, feature] = (column - self.mean[number]) / self.scale[number]
+                mean, scale = self.mean[number], self.scale[number]
+                encoded[:, feature] = standardised(column, mean, scale, f"column {name!r}")
                 feature += 1
                 number += 1
         return encoded

@@ -21,6 +21,7 @@ from nnfast.data.fitted import (
     check_mean_and_scale,
     mean_and_scale,
     positions,
+    standardised,
     text_array,
 )
 from nnfast.data.table import check_finite, listed
@@ -164,7 +165,7 @@ class NumberTargets:
         if (is_flat, numbers.shape[1]) != (self.is_flat, len(self.mean)):
             expected = "(n_samples,)" if self.is_flat else f"(n_samples, {len(self.mean)})"
             raise ValueError(f"the targets have shape {np.shape(y)}; expected {expected}, as when fitted")
-        encoded = (numbers - self.mean) / self.scale
+        encoded = standardised(numbers, self.mean, self.scale, "the target")
         return encoded[:, 0] if is_flat else encoded
 
     def decode(self, outputs: ArrayLike) -> NDArray[np.float64]:

@@ -9,6 +9,7 @@ import scipy.sparse
 from numpy.typing import NDArray
 
 from ..backends import Source
+from ..models.validation import converted
 from ..networks.network import Network
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
@@ -67,6 +68,6 @@ def make_source(X: Any, y: NDArray[Any], sample_weight: Any, network: Network, d
     if y.dtype == np.bool_ and network.output_layer.function.is_row_operation:
         targets: NDArray[Any] = y.argmax(axis=1).astype(np.int64, copy=False)
     else:
-        targets = np.ascontiguousarray(y, dtype)
-    weights = None if sample_weight is None else np.ascontiguousarray(sample_weight, dtype)
+        targets = converted(y, dtype, "y")
+    weights = None if sample_weight is None else converted(sample_weight, dtype, "sample_weight")
     return Source(make_inputs(X, dtype), targets, weights)

@@ -32,7 +32,7 @@ from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
-from .validation import check_all_finite, check_class_count, make_source
+from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"
 PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
@@ -243,10 +243,10 @@ class Model:
             if layers[name].shape != place.shape or layers[name].dtype != dtype:
                 found = f"{layers[name].dtype} of shape {layers[name].shape}"
                 raise ValueError(f"{name} is {found}, but the network needs {dtype} of shape {place.shape}")
-            check_all_finite(layers[name], name)
-            if name.endswith("running_variance") and (layers[name] < 0).any():
+            array = converted(layers[name], dtype, name)
+            if name.endswith("running_variance") and (array < 0).any():
                 raise ValueError(f"{name} holds a negative variance")
-            place[...] = layers[name]
+            place[...] = array
         return model
 
 

@@ -9,6 +9,8 @@ import numpy as np
 
 from ..formulas.losses import Loss
 from ..formulas.optimizers import Optimizer
+from ..support.checks import check_fits
+from .plan import BatchNormOperation, Plan
 
 
 @dataclass(frozen=True)
@@ -26,6 +28,17 @@ class Recipe:
     l1: float = 0.0
     clip_norm: float | None = None
     seed: int = 0
+
+
+def check_constants_fit(plan: Plan, recipe: Recipe) -> None:
+    """Raise ValueError for a constant of a layer, the loss or the optimizer that the recipe's dtype makes infinite."""
+    functions = (op.layer.function for op in plan.operations)
+    for row in (recipe.loss, recipe.optimizer, *filter(None, functions)):
+        for name, value in dict(row.constants).items():
+            check_fits(value, f"{name} of {row.name!r}", recipe.dtype)
+    for op in plan.operations:
+        if isinstance(op, BatchNormOperation):
+            check_fits(op.layer.epsilon, "epsilon of BatchNorm", recipe.dtype)
 
 
 def batch_divisor(loss: Loss, total_weight: Any) -> Any:

@@ -40,6 +40,13 @@ def check_number(value: Any, name: str, low: float, *, above: bool = False) -> f
     return float(value)
 
 
+def check_fits(value: float, name: str, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError for a number that `dtype` would make infinite."""
+    largest = float(np.finfo(dtype).max)
+    if abs(value) > largest:
+        raise ValueError(f"{name} must be at most {largest:.3g} in {dtype.name}, got {value:g}")
+
+
 def check_count(value: Any, name: str) -> int:
     """A positive integer. Raises TypeError or ValueError, naming the parameter."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

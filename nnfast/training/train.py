@@ -19,12 +19,12 @@ from ..formulas.losses import Loss, check_pair, get_loss
 from ..formulas.optimizers import Optimizer, get_optimizer
 from ..formulas.schedules import Schedule, get_schedule
 from ..models.model import Model
-from ..models.validation import check_state, choose_targets, default_loss, make_source
+from ..models.validation import check_state, check_vector, choose_targets, default_loss, make_source
 from ..networks.network import Network
 from ..plans.plan import make_plan
 from ..plans.recipe import Recipe
 from ..support.arrays import take_rows
-from ..support.checks import check_count, check_dtype, check_number
+from ..support.checks import check_count, check_dtype, check_fits, check_number
 from ..support.interruption import interruptible
 from ..support.random import ShuffledOrders, check_seed
 from .rules import Orders, TrainingRules
@@ -93,7 +93,7 @@ def train(
     check_pair(network.output_layer.function, chosen_loss)
     chosen_optimizer = get_optimizer(optimizer)
     rate = chosen_optimizer.learning_rate if learning_rate is None else learning_rate
-    check_number(rate, "learning_rate", 0, above=True)
+    check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
     input_scale = check_number(input_scale, "input_scale", 0, above=True)
     epochs = check_count(epochs, "epochs")
     if early_stopping is True:
@@ -139,14 +139,10 @@ def train(
         batch_size = training.n_rows
     batch = min(check_count(batch_size, "batch_size (or 'full')"), training.n_rows)
     plan = make_plan(network, planned_rows(batch, training.n_rows))
-    parameters = plan.initial_parameters(seed) if initial_parameters is None else np.asarray(initial_parameters)
-    state = plan.initial_state() if initial_state is None else np.asarray(initial_state)
-    for vector, size, name in (
-        (parameters, plan.parameter_count, "initial_parameters"),
-        (state, plan.state_count, "initial_state"),
-    ):
-        if vector.shape != (size,):
-            raise ValueError(f"{name} must have shape ({size},), got {vector.shape}")
+    parameters = plan.initial_parameters(seed) if initial_parameters is None else initial_parameters
+    parameters = check_vector(parameters, plan.parameter_count, dtype, "initial_parameters")
+    state = plan.initial_state() if initial_state is None else initial_state
+    state = check_vector(state, plan.state_count, dtype, "initial_state")
     check_state(plan, state)
     if orders is None:
         everything = np.arange(training.n_rows)
@@ -162,7 +158,7 @@ def train(
                 check_place(program, rows)
         program.bind(training)
         model = Model(
-            network, parameters.astype(dtype), state.astype(dtype), chosen_loss, targets, inputs, input_scale,
+            network, parameters, state, chosen_loss, targets, inputs, input_scale,
             backend=backend, threads=threads,
         )  # fmt: skip
         rules = TrainingRules(program, model, training, held_out, orders, rate, early_stopping or None)

@@ -212,7 +212,7 @@ class NumbaProgram(HostProgram):
         if not self._job[self._tables.UPDATE]:  # a program that only predicts needs none
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
             self._job[self._tables.UPDATE] = update.address
-        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
         return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
 

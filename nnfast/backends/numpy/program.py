@@ -55,7 +55,7 @@ class NumpyProgram(HostProgram):
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
         check_stretch(self.plan, self._source, order, bounds, rates)
-        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         losses = np.zeros(len(rates))
         with np.errstate(all="ignore"):  # a diverging run is found by its loss, on every backend alike
             for k in range(len(rates)):
