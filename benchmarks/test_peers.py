@@ -21,11 +21,13 @@ from benchmarks.peers.__main__ import main
 from benchmarks.peers.engine import Engine
 from benchmarks.peers.instructions import SOFTWARE, TASK_CLOCK, Counter, NoCounterError
 from benchmarks.peers.measure import TOLERANCES, DifferentResultsError, measure, stream_share, verify
-from benchmarks.peers.peer import epoch_losses, sample
+from benchmarks.peers.peer import cut, epoch_losses, sample
 from benchmarks.peers.roofline import Peak, of_step
 from benchmarks.peers.workers import Cannot, Server, Trained, Worker, WorkerError
 from nnfast.backends import get_backend
 from nnfast.backends.cuda import CudaBackend
+from nnfast.backends.numpy.program import NumpyProgram
+from nnfast.benchmarking.bench import kink_distances, rows_of
 from nnfast.benchmarking.workloads import WORKLOADS, get_workload
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
@@ -112,7 +114,7 @@ def test_a_peer_does_the_same_work(name: str, workload: str) -> None:
     """On one sigmoid output, on two classes with a ragged last batch, and on a full batch of numbers."""
     if reason := PEERS[name].missing():
         pytest.skip(reason)
-    small = sample(get_workload(workload))
+    small = cut(get_workload(workload))
     with Worker(name, small, 1, None, None) as worker:
         sampled = worker.ask("sample")
         if isinstance(sampled, Cannot):
@@ -128,8 +130,29 @@ def results_of(workload: Any) -> Trained:
     return Trained(workload, workload.recipe(), epoch_losses(workload, peer.losses()), peer.parameters())
 
 
+@pytest.mark.parametrize("name", ["digits", "tab64", "mnist512"])
+def test_the_verified_steps_lie_far_from_kinks(name: str) -> None:
+    workload = get_workload(name)
+    verified = sample(workload, workload.recipe())
+    order, bounds = verified.stretch()
+    assert np.array_equal(bounds, cut(workload).stretch()[1])
+    program = get_backend("numpy").compile(verified.plan(), verified.recipe())
+    program.parameters = verified.initial_parameters()
+    assert isinstance(program, NumpyProgram)
+    assert kink_distances(program, rows_of(verified.source(), order[: bounds[1]])).min() > 1e-3
+
+    class Perturbed(type(verified)):  # type: ignore[misc]
+        def initial_parameters(self) -> Any:
+            parameters = super().initial_parameters()
+            noise = np.random.default_rng(1).uniform(-60, 60, parameters.shape) * np.finfo(np.float32).eps
+            return parameters * (1 + noise).astype(np.float32)
+
+    trained = dataclasses.replace(results_of(Perturbed(**vars(verified))), workload=verified)
+    verify("sixty roundings", trained, trained)
+
+
 def test_a_peer_that_did_other_work_is_not_timed() -> None:
-    workload = sample(get_workload("digits"))
+    workload = cut(get_workload("digits"))
     good = results_of(workload)
     verify("nnfast", good, good)
     moved = dataclasses.replace(good, parameters=good.parameters * np.float32(1.01))
@@ -160,7 +183,7 @@ def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: p
         return ask(self, what, *arguments)
 
     monkeypatch.setattr(Worker, "ask", recorded)
-    row = measure(sample(get_workload("digits")), ["scikit-learn", HOME], 1, 2, None, None)
+    row = measure(cut(get_workload("digits")), ["scikit-learn", HOME], 1, 2, None, None)
     assert asked[:4] == ["sample", "prepare"] * 2
     assert "seconds" not in asked[: asked.index("calls_for")]
     assert asked.count("seconds") == 2 * 3  # two rounds of two peers and BLAS
@@ -170,16 +193,16 @@ def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: p
 
 def test_a_worker_that_fails_says_why() -> None:
     with (
-        Worker("nnfast", sample(get_workload("xor")), 1, None, None) as worker,
+        Worker("nnfast", cut(get_workload("xor")), 1, None, None) as worker,
         pytest.raises(WorkerError, match="nnfast: 'seconds' failed"),
     ):
         worker.ask("seconds", 1)  # of nothing: prepare() was left out
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_a_sample_has_a_few_steps_and_the_ragged_one(name: str) -> None:
+def test_a_cut_workload_has_a_few_steps_and_the_ragged_one(name: str) -> None:
     workload = get_workload(name)
-    small = sample(workload)
+    small = cut(workload)
     assert small.steps == 5
     last = np.diff(small.stretch()[1])[-1]
     assert last == (workload.rows % workload.batch_size or workload.batch_size)
@@ -214,7 +237,7 @@ def test_without_a_gpu_one_line_says_so(capsys: pytest.CaptureFixture[str], monk
 
 @pytest.mark.parametrize("name", ["numpy", "numba", HOME])
 def test_nnfast_s_peers_of_a_gpu_do_the_same_work(emulated_gpu: Any, name: str) -> None:
-    server = Server(name, sample(get_workload("digits"), steps=3), 1, "cuda")
+    server = Server(name, cut(get_workload("digits"), steps=3), 1, "cuda")
     _, first_steps = server.sample()
     verify(name, first_steps, server.prepare())
     assert server.seconds(1) > 0
@@ -239,7 +262,7 @@ def test_pytorch_s_graphs_do_the_same_work(workload: str) -> None:
     """All but the capture: on a CPU the step is run where a graph would be replayed."""
     if reason := PEERS["torch-graphs"].missing():
         pytest.skip(reason)
-    with Worker("torch-graphs", sample(get_workload(workload)), 1, None, None, "cpu") as worker:
+    with Worker("torch-graphs", cut(get_workload(workload)), 1, None, None, "cpu") as worker:
         verify("torch-graphs", worker.ask("sample")[1], worker.ask("prepare"))
 
 
@@ -247,7 +270,7 @@ def test_a_library_without_a_gpu_says_that_it_cannot() -> None:
     for name, reason in (("torch", "sees no CUDA device"), ("jax", "has no device cuda")):
         if PEERS[name].missing():
             continue
-        with Worker(name, sample(get_workload("digits")), 1, None, None, "cuda") as worker:
+        with Worker(name, cut(get_workload("digits")), 1, None, None, "cuda") as worker:
             answer = worker.ask("sample")
         if isinstance(answer, Cannot):
             assert reason in answer.reason

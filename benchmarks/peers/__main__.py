@@ -31,7 +31,7 @@ from nnfast.benchmarking.workloads import WORKLOADS, Workload
 
 from . import DEVICES, HOME, PEERS, chart, tables
 from .measure import TOLERANCES, last_core, measure
-from .peer import sample
+from .peer import cut
 from .roofline import of_step
 
 ROUNDS = 9
@@ -111,7 +111,7 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     names = [name for name in PEERS if name in wanted and name not in missing]  # in one order, whatever was asked
     workloads = [WORKLOADS[name] for name in arguments.workloads or WORKLOADS]
     if arguments.small:
-        workloads = [sample(workload) for workload in workloads]
+        workloads = [cut(workload) for workload in workloads]
     facts = environment()
     kept = ("nnfast", "python", "packages", "platform", "cpu", "cores", "blas", "gpus")
     where = {name: facts[name] for name in kept}

@@ -183,15 +183,19 @@ class Server:
         self._subject: Peer | Product
 
     def sample(self) -> tuple[float, Trained]:
-        """Seconds on the wall from the library's import to the end of the first steps, and what they gave."""
+        """Seconds to import the library and to build, compile and do the first steps, and what these gave."""
         start = time.perf_counter()
         kind = PEERS[self._name].load()
-        workload = kind.adapt(sample(self._workload))
+        seconds = time.perf_counter() - start
+        workload = kind.adapt(self._workload)
+        recipe = kind.recipe(workload)
+        workload = sample(workload, recipe)
+        start = time.perf_counter()
         peer = kind(workload, self._threads, self._device)
         peer.reset()
         peer.train()
-        seconds = time.perf_counter() - start
-        return seconds, Trained(workload, kind.recipe(workload), *_results(peer))
+        seconds += time.perf_counter() - start
+        return seconds, Trained(workload, recipe, *_results(peer))
 
     def prepare(self) -> Trained:
         """Set the peer to the workload, warm it, and let it train from the start once more for its results."""

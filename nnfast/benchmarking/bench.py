@@ -103,7 +103,7 @@ class Reference:
         order, bounds = workload.stretch()
         candidates = itertools.cycle(np.split(order, bounds[1:-1]))
         self.bounds = bounds[: VERIFIED_STEPS + 1].copy()
-        self.bounds[-1] -= -workload.rows % workload.batch_size
+        self.bounds[-1] = self.bounds[-2] + (workload.rows % workload.batch_size or workload.batch_size)
         rate = np.array([recipe.optimizer.learning_rate])
         batches, losses = [], []
         for step, size in enumerate(np.diff(self.bounds)):

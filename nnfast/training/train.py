@@ -158,7 +158,7 @@ def train(
                 check_place(program, rows)
         program.bind(training)
         model = Model(
-            network, parameters, state, chosen_loss, targets, inputs, input_scale,
+            network, parameters.copy(), state.copy(), chosen_loss, targets, inputs, input_scale,
             backend=backend, threads=threads,
         )  # fmt: skip
         rules = TrainingRules(program, model, training, held_out, orders, rate, early_stopping or None)
