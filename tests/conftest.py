@@ -107,6 +107,12 @@ def open_backend(name: str) -> Backend:
     return get_backend(name)
 
 
+@pytest.fixture(autouse=True)
+def _calls_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every call of a compiled CPU kernel is checked, as under NNFAST_DEBUG=1."""
+    monkeypatch.setattr("nnfast.backends.numba.program.is_debugging", lambda: True)
+
+
 @pytest.fixture(params=["numpy", *FASTER_BACKENDS])
 def backend(request: pytest.FixtureRequest) -> Backend:
     """Every backend."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -36,6 +38,13 @@ def make_program(backend: Backend, network: Network, recipe: Recipe, rows: int, 
     program = backend.compile(plan, recipe)
     program.parameters = plan.initial_parameters(seed) + 0.01  # biases that are not zero
     return program
+
+
+def run_kernel(name: str, dtype: np.dtype[Any], *arguments: Any) -> None:
+    """Call a compiled kernel of the CPU engine with what its signature asks for, which is checked."""
+    from nnfast.backends.numba.program import entry_point
+
+    entry_point(name, dtype, checked=True)(*arguments)
 
 
 def recipe(loss: str | Loss, optimizer: Optimizer | None = None, dtype: str = "float64", **options: object) -> Recipe:

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("numba")
 
 from nnfast.kernels.cpu import compilation
+from nnfast.kernels.cpu.signatures import array
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -22,8 +23,10 @@ PROBE = """
 import ctypes, sys
 import numpy as np
 from nnfast.kernels.cpu.compilation import written_kernel
+from nnfast.kernels.cpu.signatures import array
 
-kernel = written_kernel("probe", "def kernel(out):\\n    out[0] = 42\\n", "p", np.dtype(np.float64))
+signature = (array("out", "T", "(1,)"),)
+kernel = written_kernel("probe", "def kernel(out):\\n    out[0] = 42\\n", signature, np.dtype(np.float64))
 out = np.zeros(1)
 ctypes.CFUNCTYPE(None, ctypes.c_void_p)(kernel.address)(out.ctypes.data)
 print(out[0], "compiled" if "numba" in sys.modules else "loaded")
@@ -137,10 +140,10 @@ def test_a_cache_may_be_shared_by_users(tmp_path: Path) -> None:
 
 
 def test_a_loaded_kernel_is_there_while_another_is_compiled() -> None:
-    dtype = np.dtype(np.float64)
-    kernel = compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype)
+    probe = "probe", "def kernel(out):\n    out[0] = 42\n", (array("out", "T", "(1,)"),), np.dtype(np.float64)
+    kernel = compilation.written_kernel(*probe)
     with compilation._lock:  # as the thread holds it that compiles
-        assert compilation.written_kernel("probe", "def kernel(out):\n    out[0] = 42\n", "p", dtype) == kernel
+        assert compilation.written_kernel(*probe) == kernel
 
 
 def test_kernels_are_compiled_where_the_user_s_own_functions_are_not(
@@ -163,14 +166,3 @@ def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: p
     with (kernels / "rows.py").open("a") as file:
         file.write("# edited\n")
     assert directory() != before
-
-
-def test_every_kernel_of_the_catalogue_is_where_it_says() -> None:
-    import importlib
-    import inspect
-
-    from nnfast.kernels.cpu.catalogue import KERNELS
-
-    for name, (module, arguments) in KERNELS.items():
-        function = getattr(importlib.import_module(f"nnfast.kernels.cpu.{module}"), name)
-        assert len(inspect.signature(function).parameters) == len(arguments), name

@@ -11,25 +11,19 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
-from nnfast.backends.numba.program import aligned_zeros  # noqa: E402
-from nnfast.kernels.cpu import batch_norm, catalogue, convolution, convolution_gradient, pooling, tables  # noqa: E402
-from nnfast.kernels.cpu.calls import call_void  # noqa: E402
-from nnfast.kernels.cpu.options import OPTIONS  # noqa: E402
-from nnfast.kernels.cpu.registers import group_size  # noqa: E402
-from nnfast.networks.windows import Window, make_window  # noqa: E402
-from tests.tolerances import ONE_STEP, difference  # noqa: E402
+from nnfast.backends.numba.program import aligned_zeros
+from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, pooling, tables
+from nnfast.kernels.cpu.registers import group_size
+from nnfast.networks.windows import Window, make_window
+from tests.programs import run_kernel
+from tests.tolerances import ONE_STEP, difference
 
 Array = NDArray[Any]
 DTYPES = ("float32", "float64")
 GUARD = 64  # numbers of NaN between all arrays: what is written beside them shows
 PAIRS = st.tuples(st.integers(1, 4), st.integers(1, 4))
-
-
-@numba.njit(**OPTIONS)
-def run(address: int, arguments: Any) -> None:
-    call_void(address, arguments)
 
 
 class Workspace:
@@ -144,13 +138,11 @@ def run_convolution(
     forward = convolution.forward_row(window, kind, x=at_x, z=at_z, weights=0, bias=bias)
     backward = convolution.backward_row(window, kind, delta=at_delta, dx=at_dx, weights=0)
     weights = convolution_gradient.gradient_row(window, kind, x=at_x, delta=at_delta, weights=0, bias=bias)
-    passes = catalogue.kernel("correlate", kind).address
     for first, last in pieces(len(x), cuts):
         for row in (forward, backward):
-            run(passes, (row, parameters, gradient, workspace.vector, n, first, last))
+            run_kernel("correlate", kind, row, parameters, gradient, workspace.vector, n, first, last)
         for start, stop in pieces(W.size // window.filters, cuts):
-            kernel = catalogue.kernel("add_gradient", kind)
-            run(kernel.address, (weights, gradient, workspace.vector, first, last, start, stop))
+            run_kernel("add_gradient", kind, weights, gradient, workspace.vector, first, last, start, stop)
     workspace.assert_only_inside()
     assert not workspace[3][-1][..., n - (len(x) - 1) * x.shape[-1] :].any()
     z, dx = ungrouped(workspace[2], n), ungrouped(workspace[3], n)
@@ -235,9 +227,9 @@ def run_pooling(window: Window, kind: Any, dtype: str, x: Array, delta: Array, c
         window, T, inputs=inputs, outputs=outputs, gradient=gradient, input_gradient=input_gradient
     )
     nothing = np.zeros(0, T)
-    for kernel in (catalogue.kernel(f"{kind}_forward", T), catalogue.kernel(f"{kind}_backward", T)):
+    for way in ("forward", "backward"):
         for first, last in pieces(len(x), cuts):
-            run(kernel.address, (row, nothing, nothing, workspace.vector, n, first, last))
+            run_kernel(f"{kind}_{way}", T, row, nothing, nothing, workspace.vector, n, first, last)
     workspace.assert_only_inside()
     return ungrouped(workspace[2], n), ungrouped(workspace[3], n)
 
@@ -317,14 +309,13 @@ def run_batch_norm(
     vector, constants = workspace.vector, np.array([MOMENTUM, EPSILON], T)
     by_channel, by_row = pieces(channels, cuts), pieces(len(x), cuts)
     for part in by_channel:
-        kernel = catalogue.kernel(f"{layout}_statistics", T)
-        run(kernel.address, (row, constants, vector, state, n, mode, *part))
+        run_kernel(f"{layout}_statistics", T, row, constants, vector, state, n, mode, *part)
     for part in by_row:
-        run(catalogue.kernel(f"{layout}_forward", T).address, (row, parameters, gradient, vector, n, *part))
+        run_kernel(f"{layout}_forward", T, row, parameters, gradient, vector, n, *part)
     for part in by_channel:
-        run(catalogue.kernel(f"{layout}_sums", T).address, (row, gradient, vector, n, *part))
+        run_kernel(f"{layout}_sums", T, row, gradient, vector, n, *part)
     for part in by_row:
-        run(catalogue.kernel(f"{layout}_backward", T).address, (row, parameters, gradient, vector, n, *part))
+        run_kernel(f"{layout}_backward", T, row, parameters, gradient, vector, n, *part)
     workspace.assert_only_inside()
     outputs, slopes = workspace[2], workspace[3]
     if layout == "image":
@@ -397,8 +388,8 @@ def test_interleaving_and_back_is_exact(dtype: str, is_gradient: bool, n: int, s
     workspace = Workspace(dtype, groups * np.nan, rows * np.nan)
     to, back = workspace.vector[workspace.offsets[0] :], workspace.vector[workspace.offsets[1] :]
     for part in pieces(len(groups), cuts):
-        run(catalogue.kernel("interleave", T).address, (rows.reshape(-1), to, n, size, int(is_gradient), *part))
-        run(catalogue.kernel("deinterleave", T).address, (to, back, n, size, *part))
+        run_kernel("interleave", T, rows, to, n, size, int(is_gradient), *part)
+        run_kernel("deinterleave", T, to, back, n, size, *part)
     np.testing.assert_array_equal(workspace[0], groups)
     np.testing.assert_array_equal(workspace[1], rows)
     workspace.assert_only_inside()

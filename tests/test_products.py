@@ -10,21 +10,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-numba = pytest.importorskip("numba")
+pytest.importorskip("numba")
 
-from nnfast.kernels.cpu.calls import call_void  # noqa: E402
-from nnfast.kernels.cpu.catalogue import kernel  # noqa: E402
-from nnfast.kernels.cpu.options import OPTIONS  # noqa: E402
-from nnfast.kernels.cpu.panels import DIRECT_BYTES, PACK_SIZE  # noqa: E402
-from tests.tolerances import ONE_STEP, difference  # noqa: E402
+from nnfast.kernels.cpu.panels import DIRECT_BYTES, PACK_SIZE
+from tests.programs import run_kernel
+from tests.tolerances import ONE_STEP, difference
 
 DTYPES = ("float32", "float64")
 SIZES = st.one_of(st.integers(1, 20), st.sampled_from([31, 32, 33, 47, 48, 63, 64, 65, 100]))
-
-
-@numba.njit(**OPTIONS)
-def run(address: int, arguments: Any) -> None:
-    call_void(address, arguments)
 
 
 def guarded(rows: int, columns: int, dtype: str) -> tuple[NDArray[Any], NDArray[Any]]:
@@ -38,6 +31,15 @@ def assert_only_inside(vector: NDArray[Any], size: int) -> None:
     assert np.isnan(vector[64 + size :]).all()
 
 
+def flat(matrix: NDArray[Any]) -> NDArray[Any]:
+    """The memory from a matrix's first element to its last; of a part of a wider matrix, with what is between."""
+    reach = (
+        matrix.size
+        and 1 + sum((n - 1) * step for n, step in zip(matrix.shape, matrix.strides, strict=True)) // matrix.itemsize
+    )
+    return np.lib.stride_tricks.as_strided(matrix, (reach,), (matrix.itemsize,))
+
+
 def product(
     A: NDArray[Any], B: NDArray[Any], C: NDArray[Any], *, is_transposed: bool = False, adds: bool = False
 ) -> None:
@@ -47,11 +49,9 @@ def product(
     b_row, c_row = B.strides[0] // B.itemsize, C.strides[0] // C.itemsize
     pack = np.empty(PACK_SIZE, A.dtype)
     zeros = np.zeros(max(1, columns), A.dtype)
-    flat = [np.lib.stride_tricks.as_strided(array, (1,), (array.itemsize,)) for array in (A, B, C)]
-    start = (flat[2], c_row) if adds else (zeros, 0)
-    run(
-        kernel("multiply", A.dtype).address,
-        (flat[0], *strides, flat[1], b_row, flat[2], c_row, rows, columns, depth, *start, pack),
+    start = (flat(C), c_row) if adds else (zeros, 0)
+    run_kernel(
+        "multiply", A.dtype, flat(A), *strides, flat(B), b_row, flat(C), c_row, rows, columns, depth, *start, pack
     )
 
 
@@ -116,7 +116,7 @@ def test_a_product_too_large_for_the_cache_has_the_same_bits_as_its_parts(dtype:
 def test_transposing_is_exact_and_stays_inside(dtype: str, rows: int, columns: int) -> None:
     A = np.arange(rows * columns).astype(dtype).reshape(rows, columns)
     vector, out = guarded(columns, rows, dtype)
-    run(kernel("transpose", np.dtype(dtype)).address, (A.reshape(-1), columns, out.reshape(-1), rows, rows, columns))
+    run_kernel("transpose", np.dtype(dtype), A, columns, out, rows, rows, columns)
     np.testing.assert_array_equal(out, A.T)
     assert_only_inside(vector, A.size)
 

@@ -27,6 +27,7 @@ from nnfast.support.files import write_bytes
 
 from .options import OPTIONS
 from .registers import VECTOR_BYTES
+from .signatures import Signature
 
 KERNELS = Path(__file__).resolve().parent
 
@@ -35,9 +36,16 @@ HARMLESS = {"NUMBA_NUM_THREADS", "NUMBA_THREADING_LAYER", "NUMBA_CACHE_DIR", "NU
 
 
 class Kernel(NamedTuple):
-    """A compiled kernel, which stays where it is as long as the process lives."""
+    """A compiled kernel, which stays where it is as long as the process lives.
 
+    function: returns the Python function, of arrays of `dtype`, that it was compiled from.
+    """
+
+    name: str
     address: int
+    signature: Signature
+    dtype: np.dtype[Any]
+    function: Callable[[], Callable[..., Any]]
 
 
 def user_cache_directory() -> Path:
@@ -103,13 +111,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget_lock)
 
 
-def c_callable(name: str, arguments: str, dtype: np.dtype[Any], function: Callable[[], Callable[..., Any]]) -> Kernel:
+def c_callable(
+    name: str, signature: Signature, dtype: np.dtype[Any], function: Callable[[], Callable[..., Any]]
+) -> Kernel:
     """The kernel of this name for arrays of `dtype`: from memory, from the cache, or compiled now.
 
-    function: returns the Python function, which returns nothing. arguments: the kinds of its arguments, a letter for
-    each: "p" a pointer to `dtype`, "r" one to int64, "D" one to float64; "n" an int64, "u" a uint64, "d" a float64.
+    function: returns the Python function, which returns nothing.
     """
-    symbol = f"nnfast_{name}_{dtype.name}"
+    symbol = _symbol(name, dtype)
     if symbol in _loaded:  # without waiting for what another thread compiles
         return _loaded[symbol]
     with _lock:
@@ -119,12 +128,13 @@ def c_callable(name: str, arguments: str, dtype: np.dtype[Any], function: Callab
                 with _enabled():
                     from .compiler import object_code
 
-                    code = object_code(function(), symbol, arguments, dtype)
+                    code = object_code(function(), symbol, signature, dtype)
                 _write(symbol, code)
             engine = _engine()
             engine.add_object_file(llvmlite.binding.ObjectFileRef.from_data(code))
             engine.finalize_object()
-            _loaded[symbol] = Kernel(engine.get_function_address(symbol))
+            address = engine.get_function_address(symbol)
+            _loaded[symbol] = Kernel(name, address, signature, dtype, function)
         return _loaded[symbol]
 
 
@@ -140,7 +150,7 @@ def _enabled() -> Iterator[None]:
         config.DISABLE_JIT = previous
 
 
-def written_kernel(kind: str, text: str, arguments: str, dtype: np.dtype[Any]) -> Kernel:
+def written_kernel(kind: str, text: str, signature: Signature, dtype: np.dtype[Any]) -> Kernel:
     """The function `kernel` of a Python text, compiled as by c_callable. kind: what it is, for its file's name."""
 
     def function() -> Callable[..., Any]:
@@ -150,18 +160,36 @@ def written_kernel(kind: str, text: str, arguments: str, dtype: np.dtype[Any]) -
         return kernel
 
     name = f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
-    return c_callable(name, arguments, dtype, function)
+    return c_callable(name, signature, dtype, function)
+
+
+def assembly(kernel: Kernel) -> str:
+    """The kernel's machine code in the processor's assembly language: it is compiled once more for that."""
+    with _lock, _enabled():
+        from .compiler import assembly_code
+
+        return assembly_code(kernel.function(), _symbol(kernel.name, kernel.dtype), kernel.signature, kernel.dtype)
 
 
 def is_compiled(name: str, dtype: np.dtype[Any]) -> bool:
     """Whether that kernel needs no compiling any more."""
-    symbol = f"nnfast_{name}_{dtype.name}"
+    symbol = _symbol(name, dtype)
     return symbol in _loaded or _read(symbol) is not None
 
 
 def compiled_kernels() -> frozenset[str]:
     """What this process has compiled or loaded so far."""
     return frozenset(_loaded)
+
+
+def kernel_at(address: int) -> Kernel | None:
+    """The kernel of this process with that address, if there is one."""
+    return next((kernel for kernel in tuple(_loaded.values()) if kernel.address == address), None)
+
+
+def _symbol(name: str, dtype: np.dtype[Any]) -> str:
+    """The name of a kernel's C function."""
+    return f"nnfast_{name}_{dtype.name}"
 
 
 @cache

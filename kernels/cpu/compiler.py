@@ -7,6 +7,7 @@ earlier. Here a kernel becomes one object file with one C function, which LLVM a
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -14,12 +15,14 @@ from typing import Any
 import numba
 import numpy as np
 from llvmlite import ir
+from llvmlite.binding import TargetMachine
 from numba import njit, types
 from numba.core.codegen import JITCodeLibrary, JITCPUCodegen
 from numba.core.compiler_lock import global_compiler_lock
 from numba.core.registry import cpu_target
 
 from .options import OPTIONS
+from .signatures import Signature, check_names
 
 
 class _Library(JITCodeLibrary):
@@ -38,15 +41,15 @@ class _Library(JITCodeLibrary):
     def get_pointer_to_function(self, name: str) -> int:
         return 0  # only compiled functions call it
 
-    def emit(self, entry: str) -> bytes:
-        """The object file whose only visible function is `entry`."""
+    def emit(self, entry: str, emit: Callable[[TargetMachine, Any], Any]) -> Any:
+        """The code, in the form that `emit` gives it, whose only visible function is `entry`."""
         module = self._final_module
         for symbol in (*module.functions, *module.global_variables):
             if not symbol.is_declaration:
                 symbol.linkage = "external" if symbol.name == entry else "internal"
         module.verify()
         super()._optimize_final_module()
-        return bytes(self._codegen._tm.emit_object(module))
+        return emit(self._codegen._tm, module)
 
 
 class _Codegen(JITCPUCodegen):
@@ -69,27 +72,36 @@ def _kernel_codegen() -> Iterator[None]:
         context._internal_codegen = previous
 
 
-def object_code(function: Callable[..., Any], symbol: str, arguments: str, dtype: np.dtype[Any]) -> bytes:
-    """Compile a Python function that returns nothing to an object file with the C function `symbol`.
+def object_code(function: Callable[..., Any], symbol: str, signature: Signature, dtype: np.dtype[Any]) -> bytes:
+    """Compile a Python function that returns nothing to an object file with the C function `symbol`."""
+    return bytes(_compile(function, symbol, signature, dtype, TargetMachine.emit_object))
 
-    arguments, dtype: see compilation.c_callable.
-    """
-    real = numba.from_dtype(dtype)
-    kinds = {
-        "p": types.CPointer(real), "r": types.CPointer(types.int64), "D": types.CPointer(types.float64),
-        "n": types.int64, "u": types.uint64, "d": types.float64,
-    }  # fmt: skip
-    signature = types.void(*(kinds[letter] for letter in arguments))
+
+def assembly_code(function: Callable[..., Any], symbol: str, signature: Signature, dtype: np.dtype[Any]) -> str:
+    """The same in assembly language."""
+    return str(_compile(function, symbol, signature, dtype, TargetMachine.emit_assembly))
+
+
+def _compile(
+    function: Callable[..., Any],
+    symbol: str,
+    signature: Signature,
+    dtype: np.dtype[Any],
+    emit: Callable[[TargetMachine, Any], Any],
+) -> Any:
+    check_names(symbol, signature, inspect.signature(function).parameters)
+    kinds = {"T": numba.from_dtype(dtype), "int64": types.int64, "uint64": types.uint64, "float64": types.float64}
+    own_types = types.void(*(kinds[p.dtype] if p.shape is None else types.CPointer(kinds[p.dtype]) for p in signature))
     with global_compiler_lock, _kernel_codegen():
         dispatcher = njit(no_cpython_wrapper=True, no_cfunc_wrapper=True, **OPTIONS)(function)
-        dispatcher.compile(signature)
-        compiled = dispatcher.overloads[signature.args]
+        dispatcher.compile(own_types)
+        compiled = dispatcher.overloads[own_types.args]
         context = cpu_target.target_context
         library = context.codegen().create_library(symbol)
         library.add_ir_module(_wrapper(context, compiled.fndesc, symbol))
         library.add_linking_library(compiled.library)
         library.finalize()
-        return library.emit(symbol)
+        return library.emit(symbol, emit)
 
 
 def _wrapper(context: Any, description: Any, symbol: str) -> Any:

@@ -29,7 +29,8 @@ from nnfast.formulas.formula import Code
 from nnfast.formulas.losses import Loss, canonical_pair, is_softmax_cross_entropy
 from nnfast.formulas.optimizers import Optimizer
 
-from .compilation import Kernel, written_kernel
+from .catalogue import written
+from .compilation import Kernel
 
 _HEADER = """from math import sqrt
 import numpy as np
@@ -99,8 +100,6 @@ _CROSS_ENTROPY = """def kernel(z, a, y, weights, delta, losses, k, scale, rows, 
 _UPDATE = """def kernel(p, g, slots, values, n, start, stop):
 {constants}
 {places}{elements}"""
-
-_ARGUMENTS = {"value": "pppn", "derivative": "ppppn", "loss": "pppppDpdnn", "update": "ppppnnn"}
 
 
 def value_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
@@ -208,4 +207,4 @@ def _lines(depth: int, lines: Iterable[str]) -> str:
 def _compile(kind: str, dtype: np.dtype[Any], template: str, constants: str, **fields: str) -> Kernel:
     """Fill in the template and compile it."""
     body = template.format(constants=indent(constants, "    "), **fields)
-    return written_kernel(kind, _HEADER.format(dtype=dtype.name) + body, _ARGUMENTS[kind], dtype)
+    return written(kind, _HEADER.format(dtype=dtype.name) + body, dtype)

@@ -3,9 +3,9 @@
 Sources come in several element types; each gatherer is a kernel whose address goes to the epoch, so that the
 epoch is compiled once whatever the source is.
 
-    gather(source, rows, n, columns, scale, out)     source: address; rows: pointer to int64; out: pointer to T
+    gather(address, rows, n, columns, scale, out)     address: of the source
 
-For CSR rows, source is the address of three addresses: of values, column indices and row pointers.
+For CSR rows, it is the address of three addresses: of values, column indices and row pointers.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from typing import Any
 
 import numpy as np
 
-from .compilation import Kernel, written_kernel
+from .catalogue import written
+from .compilation import Kernel
 
 _SOURCE = """import numpy as np
 from nnfast.kernels.cpu.calls import pointer_to
@@ -63,21 +64,19 @@ def kernel(address, rows, n, columns, scale, out):
             out[i * columns + indices[k]] += T(values[k])
 """
 
-_ARGUMENTS = "nrnndp"
-
 
 @cache
 def gather_kernel(source: np.dtype[Any], dtype: np.dtype[Any], labels: bool) -> Kernel:
     """The gatherer from a source of one element type to `dtype`."""
     if labels:
-        return written_kernel("one_hot", _LABELS.format(source=source.name, dtype=dtype.name), _ARGUMENTS, dtype)
+        return written("one_hot", _LABELS.format(source=source.name, dtype=dtype.name), dtype)
     # Only integers are scaled: floats were brought to the network's scale when they were made.
     text = _SOURCE.format(source=source.name, dtype=dtype.name, scaling=" * factor" if source != dtype else "")
-    return written_kernel("gather", text, _ARGUMENTS, dtype)
+    return written("gather", text, dtype)
 
 
 @cache
 def sparse_kernel(source: np.dtype[Any], index: np.dtype[Any], dtype: np.dtype[Any]) -> Kernel:
     """The gatherer of CSR rows, with values and indices of these types, to `dtype`."""
     text = _SPARSE.format(source=source.name, index=index.name, dtype=dtype.name)
-    return written_kernel("gather_csr", text, _ARGUMENTS, dtype)
+    return written("gather_csr", text, dtype)

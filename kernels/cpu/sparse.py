@@ -11,7 +11,7 @@ negative zero, as is left by underflow, a positive one.
 
 The kernels are written for the types of values and indices:
 
-    extents(source, rows, n, columns, scale, out)                       takes the place of gather
+    extents(address, rows, n, columns, scale, out)                      takes the place of gather
     outputs(row, parameters, bias, workspace, n, first, last)           rows first..last-1 of a batch
     add_gradient(row, gradient, workspace, first, last, start, stop)    to the rows start..stop-1 of dLoss/dW
 """
@@ -24,7 +24,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from .compilation import Kernel, written_kernel
+from .catalogue import written
+from .compilation import Kernel
 
 # A row of the operations table's sparse first layer. VALUES, INDICES: addresses of the source's arrays; EXTENTS: where
 # `extents` leaves the batch's rows, two int64 each. The others are offsets, and the outputs' number.
@@ -87,9 +88,9 @@ def kernels(values: np.dtype[Any], indices: np.dtype[Any], dtype: np.dtype[Any])
     """The kernels for CSR rows of these types, which compute in `dtype`."""
     header = _HEADER.format(values=values.name, indices=indices.name)
     return Kernels(
-        written_kernel("sparse_extents", header + _EXTENTS, "nrnndr", dtype),
-        written_kernel("sparse_outputs", header + _OUTPUTS, "rpppnnn", dtype),
-        written_kernel("sparse_gradient", header + _GRADIENT, "rppnnnn", dtype),
+        written("sparse_extents", header + _EXTENTS, dtype),
+        written("sparse_outputs", header + _OUTPUTS, dtype),
+        written("sparse_gradient", header + _GRADIENT, dtype),
     )
 
 

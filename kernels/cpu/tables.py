@@ -39,3 +39,9 @@ ROW_GROUP = 16  # threads and blocks begin at multiples of so many rows: whole g
 
 # The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
 ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24
+
+
+def names(first: str, end: str) -> list[str]:
+    """The names above from `first` on that stand before `end`, such as those of all columns."""
+    every = list(globals())
+    return every[every.index(first) : every.index(end)]

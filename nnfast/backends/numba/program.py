@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import sys
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -14,8 +15,10 @@ from numpy.typing import NDArray
 
 from ...plans.plan import DenseOperation, Plan
 from ...plans.recipe import Recipe, batch_divisor
+from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
 from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
+from .checks import check_call, check_table
 from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
@@ -35,7 +38,10 @@ CACHE_LINE = 64  # bytes
 
 
 class NumbaProgram(HostProgram):
-    """A plan as tables of integers. Compiled kernels are held here: the tables know only their addresses."""
+    """A plan as tables of integers, operations and job (kernels/cpu/tables.py).
+
+    kept: the arrays that the tables know by their addresses. areas: what the engine adds to the plan's workspace.
+    """
 
     def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
         super().__init__(plan, recipe)
@@ -58,9 +64,11 @@ class NumbaProgram(HostProgram):
         self._settings[tables.ALPHA] = recipe.alpha
         self._settings[tables.L1] = recipe.l1
         self._settings[tables.CLIP_NORM] = recipe.clip_norm or 0.0
-        self._kept: list[Any] = []
-        self._operations, self._constants, self._job = self._make_tables()
-        self._run_steps = entry_point("run_steps", dtype)
+        self.operations, self._constants, self.job = self._make_tables()
+        self._is_checked = is_debugging()
+        if self._is_checked:
+            check_table(self.operations, plan, self.areas, parameters=self._parameters, workspace=self._workspace)
+        self._run_steps = entry_point("run_steps", dtype, self._is_checked)
 
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
@@ -70,8 +78,8 @@ class NumbaProgram(HostProgram):
         table = Table(plan, recipe.dtype)
         operations = table.rows()
         constants = table.constants
-        self._kept = table.kept
-        self._extents = table.areas.extents
+        self.kept = table.kept
+        self.areas = table.areas
         self._workspace = aligned_zeros((table.workspace_size,), recipe.dtype)
         self._penalties = np.zeros(table.weight_rows)
         job = np.zeros(tables.JOB_SIZE, dtype=np.int64)
@@ -105,7 +113,7 @@ class NumbaProgram(HostProgram):
         kernels = self._sparse.kernels(inputs.data.dtype, inputs.indices.dtype, dtype)
         self._sparse_row = self._sparse.sparse_row(
             inputs,
-            extents=self._workspace[self._extents :].ctypes.data,
+            extents=self._workspace[self.areas.extents :].ctypes.data,
             z=int(row[tables.Z]),
             delta=int(row[tables.GRADIENT]),
             weights=int(row[tables.WEIGHTS]),
@@ -115,7 +123,7 @@ class NumbaProgram(HostProgram):
         row[tables.FORWARD], row[tables.WEIGHT_GRADIENT] = kernels.outputs.address, kernels.add_gradient.address
         row[tables.FORWARD_ROW] = row[tables.WEIGHT_GRADIENT_ROW] = self._sparse_row.ctypes.data
         job[tables.GATHER_INPUTS] = kernels.extents.address
-        job[tables.BATCH_INPUTS] = self._extents
+        job[tables.BATCH_INPUTS] = self.areas.extents
         job[tables.INPUT_SIZE_OF_BATCH] = self._sparse.EXTENT_BYTES // dtype.itemsize
 
     def bind(self, source: Source) -> None:
@@ -136,12 +144,14 @@ class NumbaProgram(HostProgram):
     ) -> tuple[NDArray[np.float64], Vector]:
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
         tables, dtype = self._tables, self.recipe.dtype
-        job = self._job.copy()
+        if self._is_checked:
+            check_call(self.plan, dtype, source, order, bounds)
+        job = self.job.copy()
         output_size = self.plan.network.output_size
         targets = source.targets
         if targets is None:  # for prediction: any targets do, the loss is not looked at
             targets = np.zeros(source.n_rows, np.int64)
-        operations, inputs, density = self._operations, source.inputs, 1.0
+        operations, inputs, density = self.operations, source.inputs, 1.0
         if source.is_sparse:
             if isinstance(self.plan.operations[0], DenseOperation) and self._sparse.repays(inputs):
                 operations, density = operations.copy(), self._sparse.density(inputs)
@@ -172,13 +182,10 @@ class NumbaProgram(HostProgram):
 
         def run_steps(thread: int, threads: int) -> None:
             self._run_steps(
-                *addresses(operations, job, self._settings), self.recipe.seed,
-                *addresses(
-                    self._constants, self._zeros, self._parameters, self._gradient, self._slots, self._state,
-                    self._workspace, self._packs[thread], self._row_losses, self._penalties, order, bounds,
-                ),
-                len(losses), values.ctypes.data, values.shape[1],
-                *addresses(totals, losses, outputs, barrier), thread, threads,
+                operations, job, self._settings, self.recipe.seed, self._constants, self._zeros, self._parameters,
+                self._gradient, self._slots, self._state, self._workspace, self._packs[thread], self._row_losses,
+                self._penalties, order, bounds, len(losses), values, values.shape[1], totals, losses, outputs, barrier,
+                thread, threads,
             )  # fmt: skip
 
         def run_or_break(thread: int, threads: int) -> None:
@@ -209,9 +216,9 @@ class NumbaProgram(HostProgram):
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
         check_stretch(self.plan, self._source, order, bounds, rates)
-        if not self._job[self._tables.UPDATE]:  # a program that only predicts needs none
+        if not self.job[self._tables.UPDATE]:  # a program that only predicts needs none
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
-            self._job[self._tables.UPDATE] = update.address
+            self.job[self._tables.UPDATE] = update.address
         values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
         return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
@@ -258,19 +265,25 @@ def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
 
 
-def addresses(*arrays: NDArray[Any]) -> tuple[int, ...]:
-    """Where the arrays begin in memory."""
-    return tuple(array.ctypes.data for array in arrays)
-
-
 @cache
-def entry_point(name: str, dtype: np.dtype[Any]) -> Any:
-    """A kernel as a Python callable, which takes integers and floats, and addresses for pointers."""
-    from ...kernels.cpu.catalogue import KERNELS, kernel
+def entry_point(name: str, dtype: np.dtype[Any], checked: bool = False) -> Callable[..., None]:
+    """A kernel as a Python callable of the numbers and arrays in its signature, which it checks if asked to."""
+    from ...kernels.cpu.catalogue import kernel
+    from ...kernels.cpu.signatures import check_call
 
-    kinds = {"n": ctypes.c_int64, "u": ctypes.c_uint64, "d": ctypes.c_double}
-    arguments: list[Any] = [kinds.get(letter, ctypes.c_void_p) for letter in KERNELS[name][1]]
-    return ctypes.CFUNCTYPE(None, *arguments)(kernel(name, dtype).address)
+    compiled = kernel(name, dtype)
+    types: dict[str, Any] = {"int64": ctypes.c_int64, "uint64": ctypes.c_uint64, "float64": ctypes.c_double}
+    kinds = (types[p.dtype] if p.shape is None else ctypes.c_void_p for p in compiled.signature)
+    function = ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
+
+    def call(*arguments: Any) -> None:
+        function(*[value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments])
+
+    def checked_call(*arguments: Any) -> None:
+        check_call(name, compiled.signature, dtype, arguments)
+        call(*arguments)
+
+    return checked_call if checked else call
 
 
 _announced: set[np.dtype[Any]] = set()

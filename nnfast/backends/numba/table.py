@@ -17,6 +17,7 @@ from ...plans.plan import (
     Operation,
     Plan,
     PoolingOperation,
+    Span,
 )
 from ...support.random import dropout_threshold
 
@@ -29,7 +30,7 @@ class Areas:
     extents: for what kernels/cpu/sparse.py keeps of a batch. images: the inputs in groups; flat, flat_gradient: the
     outputs of the image part as rows, and their gradient; -1 where there is none. transposed, narrow: by a dense
     operation's layer index, the transposed weights that make dLoss/dx, and the room for the transpose of a narrow
-    matrix's gradient.
+    matrix's gradient. spans: all of them, by their names in a listing.
     """
 
     def __init__(self, plan: Plan, dtype: np.dtype[Any]) -> None:
@@ -37,25 +38,27 @@ class Areas:
 
         self.size = plan.workspace_size
         self.images = self.flat = self.flat_gradient = -1
-        self.extents = self._take(plan.rows * sparse.EXTENT_BYTES // dtype.itemsize)
+        self.spans: dict[str, Span] = {}
+        self.extents = self._take("extents", plan.rows * sparse.EXTENT_BYTES // dtype.itemsize)
         self.transposed: dict[int, int] = {}
         self.narrow: dict[int, int] = {}
         if plan.image_operations:
-            self.images = self._take(plan.inputs.size)
+            self.images = self._take("images", plan.inputs.size)
             first_flat = plan.operations[plan.image_operations]  # there is one: the output is dense
-            self.flat = self._take(first_flat.inputs.size)
+            self.flat = self._take("flat", first_flat.inputs.size)
             if first_flat.input_gradient:
-                self.flat_gradient = self._take(first_flat.inputs.size)
+                self.flat_gradient = self._take("flat_gradient", first_flat.inputs.size)
         for op in plan.dense_operations:
             inputs, outputs = op.weights.shape
             if op.input_gradient and min(inputs, outputs) > 1:  # a single row or column is its own transpose
-                self.transposed[op.layer_index] = self._take(op.weights.size)
+                self.transposed[op.layer_index] = self._take(f"layers.{op.layer_index}.transposed", op.weights.size)
             if panels.is_narrow(inputs, outputs, dtype):
-                self.narrow[op.layer_index] = self._take(op.weights.size)
+                self.narrow[op.layer_index] = self._take(f"layers.{op.layer_index}.narrow", op.weights.size)
 
-    def _take(self, size: int) -> int:
+    def _take(self, name: str, size: int) -> int:
         offset = -(-self.size // ALIGNMENT) * ALIGNMENT
         self.size = offset + size
+        self.spans[name] = Span(offset, (size,))
         return offset
 
 
