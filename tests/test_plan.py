@@ -8,16 +8,15 @@ from hypothesis import strategies as st
 
 from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from nnfast.networks.network import Network
-from nnfast.plans.plan import (
+from nnfast.plans.operations import (
     ALIGNMENT,
-    ROW_GROUP,
     BatchNormOperation,
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
     Span,
-    make_plan,
 )
+from nnfast.plans.plan import ROW_GROUP, make_plan
 
 layers = st.one_of(
     st.builds(Dense, st.integers(1, 30), st.sampled_from(["tanh", "silu"]), st.booleans()),

@@ -21,7 +21,8 @@ from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
-from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..plans.operations import BatchNormOperation, ConvolutionOperation, DenseOperation, Span
+from ..plans.plan import Plan, make_plan
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
 SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs

@@ -1,0 +1,58 @@
+"""Kinds of layers and operations are closed sets: what tells them apart knows all of them, or says that it does not."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from nnfast.backends.cuda.geometry import ImageOperation
+from nnfast.backends.cuda.images import ImageProgram
+from nnfast.backends.cuda.wide import WideProgram
+from nnfast.kernels.cuda.layout import NarrowOperation
+from nnfast.networks.layers import LAYERS, BaseLayer, Layer
+from nnfast.plans.operations import BaseOperation, Operation
+
+ROOT = Path(__file__).resolve().parent.parent
+SOURCES = [*(ROOT / "nnfast").rglob("*.py"), *(ROOT / "kernels").rglob("*.py")]
+KINDS = {kind.__name__ for kind in (*get_args(Operation), *get_args(Layer))}
+
+
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def subclasses(kind: type) -> Iterator[type]:
+    for below in kind.__subclasses__():
+        yield below
+        yield from subclasses(below)
+
+
+def test_every_public_kind_is_in_its_union() -> None:
+    for base, union in ((BaseLayer, Layer), (BaseOperation, Operation)):
+        public = {kind for kind in subclasses(base) if kind.__module__.startswith("nnfast") and kind.__name__[0] != "_"}
+        assert public == {*get_args(union)}
+    assert {kind: LAYERS[kind].__name__ for kind in LAYERS} == {kind: kind for kind in LAYERS}
+
+
+def kinds_of_cases(match: ast.Match) -> set[str]:
+    patterns = (node for case in match.cases for node in ast.walk(case.pattern) if isinstance(node, ast.MatchClass))
+    return {ast.unparse(pattern.cls) for pattern in patterns} & KINDS
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_match_over_kinds_ends_where_mypy_objects_to_a_new_one(path: Path) -> None:
+    for node in ast.walk(parsed(path)):
+        if isinstance(node, ast.Match) and kinds_of_cases(node):
+            last = node.cases[-1]
+            assert ast.unparse(last.pattern) == "_", f"line {node.lineno} leaves a kind without a case"
+            assert ast.unparse(last.body[0]).startswith("assert_never("), f"line {last.body[0].lineno}"
+
+
+def test_the_cuda_backend_has_passes_for_every_kind_of_operation() -> None:
+    assert WideProgram.passes.keys() | {*get_args(ImageOperation)} == {*get_args(Operation)}
+    assert ImageProgram.passes.keys() == {*get_args(Operation)}
+    assert {*get_args(NarrowOperation)} <= WideProgram.passes.keys()
