@@ -56,3 +56,27 @@ def test_the_cuda_backend_has_passes_for_every_kind_of_operation() -> None:
     assert WideProgram.passes.keys() | {*get_args(ImageOperation)} == {*get_args(Operation)}
     assert ImageProgram.passes.keys() == {*get_args(Operation)}
     assert {*get_args(NarrowOperation)} <= WideProgram.passes.keys()
+
+
+# The compiled epoch knows kinds by number, and no type checker there: it must take no branch for a kind unnamed.
+
+
+def comparisons(node: ast.AST) -> set[str]:
+    """The names that the kind of an operation is compared with."""
+    found = set()
+    for compare in ast.walk(node):
+        if isinstance(compare, ast.Compare) and ast.unparse(compare.left) in ("kind", "op[KIND]"):
+            found |= {ast.unparse(right) for right in compare.comparators}
+    return found
+
+
+def test_the_epoch_names_every_kind_and_takes_no_branch_for_another() -> None:
+    tables, epoch = (parsed(ROOT / f"kernels/cpu/{name}.py") for name in ("tables", "epoch"))
+    rows = [node.targets[0] for node in tables.body if isinstance(node, ast.Assign)]
+    (kinds,) = ({name.id for name in row.elts} for row in rows if ast.unparse(row).startswith("(DENSE, "))
+    (forward,) = (node for node in epoch.body if isinstance(node, ast.FunctionDef) and node.name == "forward")
+    assert comparisons(forward) == kinds
+    for branch in ast.walk(epoch):
+        if isinstance(branch, ast.If) and comparisons(branch.test) and branch.orelse:
+            otherwise = branch.orelse[0]
+            assert isinstance(otherwise, ast.If), f"line {otherwise.lineno}: an else for any other kind"

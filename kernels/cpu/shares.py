@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compilation import helper
-from .tables import BIAS_SIZE, KIND, WEIGHT_ROWS, WINDOW
+from .tables import BIAS_SIZE, KIND, PASS, WEIGHT_ROWS
 
 
 @helper
@@ -17,8 +17,8 @@ def share(count, thread, threads):
 @helper
 def bias_share(op, thread, threads):
     """Where the biases begin and end whose gradients a thread computes, and which it therefore updates."""
-    if op[KIND] != WINDOW:
+    if op[KIND] != PASS:
         return share(op[BIAS_SIZE], thread, threads)
-    # A convolution's all come with the first row of its weights
+    # A kernel gives them all with the first row of the weights
     start, stop = share(op[WEIGHT_ROWS], thread, threads)
     return 0, op[BIAS_SIZE] if start == 0 and stop > 0 else 0

@@ -14,9 +14,10 @@ from __future__ import annotations
     FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
     STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
 ) = range(35)  # fmt: skip
-# What an operation is. WINDOW: a convolution or pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back.
-# SPARSE: a dense layer on sparse rows (see sparse.py).
-DENSE, DROPOUT, WINDOW, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
+# What an operation is to the epoch. PASS: kernels that each take whole groups of rows (see images.py) do all of it; a
+# convolution, a pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back. SPARSE: a dense layer on sparse rows
+# (see sparse.py).
+DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
 
 # The job vector (int64): counts; addresses of kernels, 0 where none is needed, and of the source's arrays; offsets of
 # the batch in the workspace; places of the loss's constants and of a 1 among all constants. BLOCK: rows that are taken

@@ -204,7 +204,7 @@ class Table:
         from ...kernels.cpu import convolution, convolution_gradient
 
         tables, dtype = self._tables, self._dtype
-        row[tables.KIND] = tables.WINDOW
+        row[tables.KIND] = tables.PASS
         self._weights(row, op)
         inputs, weights, bias = int(row[tables.INPUTS]), op.weights.offset, op.bias.offset if op.bias else -1
         row[tables.FORWARD] = self._kernel("correlate")
@@ -230,7 +230,7 @@ class Table:
         from ...kernels.cpu import pooling
 
         tables = self._tables
-        row[tables.KIND] = tables.WINDOW
+        row[tables.KIND] = tables.PASS
         row[tables.FORWARD] = self._kernel(f"{op.kind}_forward")
         row[tables.BACKWARD] = self._kernel(f"{op.kind}_backward")
         row[tables.FORWARD_ROW] = row[tables.BACKWARD_ROW] = self._row_address(
