@@ -8,12 +8,19 @@ import sys
 from operator import attrgetter
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
-from nnfast import backends
+from nnfast import Dense, Dropout, Network, backends, train
 from nnfast.backends import BackendUnavailableError, get_backend
 from nnfast.backends import cuda as cuda_module
+from nnfast.backends.base import lacking
+from nnfast.backends.cuda.images import ImageProgram
+from nnfast.backends.numpy import NumpyBackend
+from nnfast.plans.operations import DenseOperation, DropoutOperation
+from nnfast.plans.plan import Plan, make_plan
 from tests.cuda.twin import make_twin
+from tests.programs import recipe
 
 
 def test_a_name_gives_that_backend() -> None:
@@ -46,6 +53,36 @@ def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setitem(reasons, "numba", "no LLVM")
     assert get_backend("auto").choice == "auto chose numpy (no cuda: no GPU today; no numba: no LLVM)"
     assert get_backend("numpy").choice is None
+
+
+DROPPING = Network(3, [Dense(4), Dropout(0.5), Dense(2)])
+
+
+class DenseBackend(NumpyBackend):
+    """A backend that somebody wrote for dense layers alone."""
+
+    name = "dense"
+
+    def refusal(self, plan: Plan) -> str | None:
+        return lacking(plan, {DenseOperation})
+
+
+def test_a_backend_that_lacks_a_kind_of_layer_refuses_the_network_in_one_line() -> None:
+    message = (
+        r"^backend 'dense' cannot run this network: it has nothing for layer 1 \(Dropout\); "
+        r"use backend='numpy', which has all kinds$"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(DROPPING, np.zeros((4, 3)), np.zeros((4, 2)), backend=DenseBackend())
+    dense_alone = Network(3, [Dense(4), Dropout(0), Dense(2)])
+    assert train(dense_alone, np.zeros((4, 3)), np.zeros((4, 2)), epochs=1, backend=DenseBackend())
+
+
+def test_so_does_cuda_where_no_passes_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {kind: passes for kind, passes in ImageProgram.passes.items() if kind is not DropoutOperation}
+    monkeypatch.setattr(ImageProgram, "passes", others)
+    with pytest.raises(ValueError, match=r"backend 'cuda' cannot run .* nothing for layer 1 \(Dropout\); use backend="):
+        cuda_module.CudaBackend(xp=make_twin()).compile(make_plan(DROPPING, 4), recipe("squared_error"))
 
 
 @pytest.mark.parametrize("missing", ["compiler", "cuBLAS", None])
