@@ -52,6 +52,16 @@ def test_a_match_over_kinds_ends_where_mypy_objects_to_a_new_one(path: Path) -> 
             assert ast.unparse(last.body[0]).startswith("assert_never("), f"line {last.body[0].lineno}"
 
 
+def test_the_plan_alone_asks_whether_an_operation_is_of_a_kind() -> None:
+    """Everywhere else, an isinstance would leave the kinds that it does not name to chance."""
+    operations = {kind.__name__ for kind in get_args(Operation)}
+    for path in SOURCES:
+        for call in ast.walk(parsed(path)):
+            if isinstance(call, ast.Call) and ast.unparse(call.func) == "isinstance":
+                named = {node.id for node in ast.walk(call.args[1]) if isinstance(node, ast.Name)}
+                assert path.name == "plan.py" or not named & operations, f"{path}, line {call.lineno}"
+
+
 def test_the_cuda_backend_has_passes_for_every_kind_of_operation() -> None:
     assert WideProgram.passes.keys() | {*get_args(ImageOperation)} == {*get_args(Operation)}
     assert ImageProgram.passes.keys() == {*get_args(Operation)}

@@ -8,8 +8,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, Literal, TypeAlias, assert_never
+from functools import cached_property
+from typing import Any, Literal, NamedTuple, TypeAlias, assert_never
 
+import numpy as np
+
+from ..networks.initializers import INITIALIZERS
 from ..networks.layers import (
     AveragePool2D,
     BatchNorm,
@@ -18,9 +22,9 @@ from ..networks.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool2D,
-    Layer,
     MaxPool2D,
 )
+from ..networks.network import Network
 from ..networks.windows import Shape, Window
 
 ALIGNMENT = 16  # elements: a workspace array starts on a 64-byte boundary in float32 and float64 alike
@@ -47,6 +51,35 @@ class Span:
         return vector[self.offset : self.offset + math.prod(shape)].reshape(shape)
 
 
+class Draw(NamedTuple):
+    """Numbers of an initializer, for weights that each belong to a sum over fan_in inputs, which reach fan_out sums."""
+
+    initializer: str
+    fan_in: int
+    fan_out: int
+
+
+@dataclass(frozen=True)
+class Learnt:
+    """An array that training changes, and that a model therefore keeps: in the parameter vector, or in the state.
+
+    start: what it starts from, one number or a draw. is_weight: whether it is multiplied with inputs, once for every
+    pixel of its outputs; L1 and L2 act on such arrays alone.
+    """
+
+    span: Span
+    start: float | Draw
+    is_weight: bool = False
+
+    def initial(self, source: np.random.Generator) -> Any:
+        """What it starts from, to be assigned to the array."""
+        if not isinstance(self.start, Draw):
+            return self.start
+        initializer, fan_in, fan_out = self.start
+        shape = self.span.shape
+        return INITIALIZERS[initializer](source, fan_in, shape[-1], fan_out).reshape(shape)
+
+
 @dataclass(frozen=True)
 class BaseOperation:
     """What every operation has. All spans are in the workspace, of shape (rows, numbers in one row).
@@ -62,6 +95,16 @@ class BaseOperation:
     gradient: Span
     input_gradient: Span | None
 
+    @property
+    def parameters(self) -> dict[str, Learnt]:
+        """What it learns by its gradient, by role, in the order of the parameter vector."""
+        return {}
+
+    @property
+    def state(self) -> dict[str, Learnt]:
+        """What it learns without a gradient, by role, in the order of the state."""
+        return {}
+
 
 @dataclass(frozen=True)
 class DenseOperation(BaseOperation):
@@ -75,6 +118,10 @@ class DenseOperation(BaseOperation):
     weights: Span
     bias: Span | None
     z: Span
+
+    @cached_property
+    def parameters(self) -> dict[str, Learnt]:
+        return _weights_and_bias(self)
 
 
 @dataclass(frozen=True)
@@ -90,6 +137,10 @@ class ConvolutionOperation(BaseOperation):
     bias: Span | None
     z: Span
     window: Window
+
+    @cached_property
+    def parameters(self) -> dict[str, Learnt]:
+        return _weights_and_bias(self, self.window.groups)
 
 
 @dataclass(frozen=True)
@@ -121,6 +172,17 @@ class BatchNormOperation(BaseOperation):
     pixels: int
     channels: int
 
+    @cached_property
+    def parameters(self) -> dict[str, Learnt]:
+        return {"gamma": Learnt(self.gamma, 1.0), "beta": Learnt(self.beta, 0.0)}
+
+    @cached_property
+    def state(self) -> dict[str, Learnt]:
+        return {
+            "running_mean": Learnt(self.running_mean, 0.0),
+            "running_variance": Learnt(self.running_variance, 1.0),
+        }
+
 
 @dataclass(frozen=True)
 class DropoutOperation(BaseOperation):
@@ -131,6 +193,14 @@ class DropoutOperation(BaseOperation):
 
 
 Operation: TypeAlias = DenseOperation | ConvolutionOperation | PoolingOperation | BatchNormOperation | DropoutOperation
+
+
+def _weights_and_bias(op: DenseOperation | ConvolutionOperation, groups: int = 1) -> dict[str, Learnt]:
+    *kernel, inputs, columns = op.weights.shape
+    taps = math.prod(kernel)
+    draw = Draw(op.layer.initializer, taps * inputs, taps * columns // groups)
+    weights = {"weights": Learnt(op.weights, draw, is_weight=True)}
+    return weights | {"bias": Learnt(op.bias, 0.0)} if op.bias else weights
 
 
 class Allocator:
@@ -156,13 +226,14 @@ class Room:
 
 
 def lower(
-    index: int, layer: Layer, before: Shape, inputs: Span, input_gradient: Span | None, *, is_last: bool, room: Room
+    index: int, network: Network, before: Shape, size: int, inputs: Span, input_gradient: Span | None, room: Room
 ) -> Operation | None:
-    """The operation of layer `index`, on inputs of shape `before`; None for a layer that computes nothing."""
+    """The operation of layer `index`, on rows of shape `before`, with `size` outputs; None if it computes nothing."""
+    layer, is_last = network.layers[index], index == len(network.layers) - 1
+    activation = layer.function
     parameters, state, workspace = room.parameters, room.state, room.workspace
-    size = math.prod(layer.output_shape(before))
     # The last layer keeps z for its loss, which is computed from it where that is more exact.
-    keeps_z = is_last or (layer.function is not None and layer.function.derivative_uses_z)
+    keeps_z = is_last or (activation is not None and activation.derivative_uses_z)
 
     def common() -> dict[str, Any]:
         """What every operation has, and z in those with an activation."""
@@ -173,7 +244,7 @@ def lower(
             "layer": layer,
             "inputs": inputs,
             "outputs": outputs,
-            **({"z": z} if layer.function else {}),
+            **({"z": z} if activation else {}),
             "gradient": workspace.take(room.rows, size),
             "input_gradient": input_gradient,
         }

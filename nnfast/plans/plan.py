@@ -10,23 +10,17 @@ others are one each.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ..networks.initializers import INITIALIZERS
 from ..networks.network import Network
 from ..support.random import Purpose, generator
-from .operations import (
-    BatchNormOperation,
-    ConvolutionOperation,
-    DenseOperation,
-    Operation,
-    Room,
-    Span,
-    lower,
-)
+from .operations import DenseOperation, Learnt, Operation, Room, Span, lower
 
 ROW_GROUP = 16  # where there are images, arrays hold a multiple of so many rows: an engine may work on whole groups
 
@@ -47,7 +41,6 @@ class Plan:
     inputs: Span
     targets: Span
     sample_weight: Span
-    weight_spans: tuple[Span, ...] = field(repr=False)  # what L1 and L2 act on: weights, but no bias, gamma and beta
 
     @property
     def output(self) -> DenseOperation:
@@ -67,16 +60,18 @@ class Plan:
     @property
     def named_parameters(self) -> dict[str, Span]:
         """Every array in the parameter vector by its name in files: "layers.0.weights", "layers.0.bias", ..."""
-        return self._named("weights", "bias", "gamma", "beta")
+        return _named((op.layer_index, op.parameters) for op in self.operations)
 
     @property
     def named_state(self) -> dict[str, Span]:
         """Every array in the state by its name in files: "layers.1.running_mean", ..."""
-        return self._named("running_mean", "running_variance")
+        return _named((op.layer_index, op.state) for op in self.operations)
 
-    def _named(self, *roles: str) -> dict[str, Span]:
-        places = ((op.layer_index, role, getattr(op, role, None)) for op in self.operations for role in roles)
-        return {f"layers.{index}.{role}": span for index, role, span in places if span is not None}
+    @cached_property
+    def weight_spans(self) -> tuple[Span, ...]:
+        """What L1 and L2 act on: weights, but no bias, gamma and beta."""
+        learnt = (learnt for op in self.operations for learnt in op.parameters.values())
+        return tuple(array.span for array in learnt if array.is_weight)
 
     @property
     def image_operations(self) -> int:
@@ -86,27 +81,19 @@ class Plan:
 
     def initial_parameters(self, seed: int) -> NDArray[np.float64]:
         """Every layer's weights drawn from its initializer, biases and betas 0, gammas 1. Shape (parameter_count,)."""
-        parameters = np.zeros(self.parameter_count)
-        for operation in self.operations:
-            if isinstance(operation, (DenseOperation, ConvolutionOperation)):
-                weights = operation.weights.view(parameters)
-                *kernel, inputs, columns = weights.shape
-                fan_in, fan_out = math.prod(kernel) * inputs, math.prod(kernel) * columns
-                if isinstance(operation, ConvolutionOperation):
-                    fan_out //= operation.window.groups
-                source = generator(seed, Purpose.WEIGHTS, operation.layer_index)
-                draw = INITIALIZERS[operation.layer.initializer]
-                weights[...] = draw(source, fan_in, columns, fan_out).reshape(weights.shape)
-            elif isinstance(operation, BatchNormOperation):
-                operation.gamma.view(parameters)[...] = 1
+        parameters = np.empty(self.parameter_count)
+        for op in self.operations:
+            source = generator(seed, Purpose.WEIGHTS, op.layer_index)
+            for learnt in op.parameters.values():
+                learnt.span.view(parameters)[...] = learnt.initial(source)
         return parameters
 
     def initial_state(self) -> NDArray[np.float64]:
         """Running means 0 and running variances 1. Shape (state_count,)."""
-        state = np.zeros(self.state_count)
-        for operation in self.operations:
-            if isinstance(operation, BatchNormOperation):
-                operation.running_variance.view(state)[...] = 1
+        state = np.empty(self.state_count)
+        for op in self.operations:
+            for learnt in op.state.values():
+                learnt.span.view(state)[...] = learnt.start
         return state
 
     def flops_per_row(self) -> int:
@@ -117,9 +104,10 @@ class Plan:
         """
         flops = 0
         for op in self.operations:
-            if isinstance(op, (DenseOperation, ConvolutionOperation)):
-                pixels = op.outputs.shape[1] // op.weights.shape[-1]
-                flops += op.weights.size * pixels * (4 if op.input_gradient is None else 6)
+            for learnt in op.parameters.values():
+                if learnt.is_weight:
+                    pixels = op.outputs.shape[1] // learnt.span.shape[-1]
+                    flops += learnt.span.size * pixels * (4 if op.input_gradient is None else 6)
         return flops
 
 
@@ -134,16 +122,15 @@ def make_plan(network: Network, rows: int) -> Plan:
     operations: list[Operation] = []
     current = inputs
     input_gradient: Span | None = None  # of the next operation: None until a layer with parameters was passed
-    last = len(network.layers) - 1
-    for index, (layer, before) in enumerate(zip(network.layers, network.shapes, strict=False)):
-        op = lower(index, layer, before, current, input_gradient, is_last=index == last, room=room)
+    for index, (before, after) in enumerate(pairwise(network.shapes)):
+        op = lower(index, network, before, math.prod(after), current, input_gradient, room)
         if op is None:
             continue
         operations.append(op)
         current = op.outputs
-        if input_gradient is not None or layer.parameter_count(before):
+        if input_gradient is not None or op.parameters:
             input_gradient = op.gradient
-    return Plan(
+    plan = Plan(
         network=network,
         rows=rows,
         operations=tuple(operations),
@@ -153,5 +140,12 @@ def make_plan(network: Network, rows: int) -> Plan:
         inputs=inputs,
         targets=targets,
         sample_weight=sample_weight,
-        weight_spans=tuple(op.weights for op in operations if isinstance(op, (DenseOperation, ConvolutionOperation))),
     )
+    # What an operation takes and does not name would be neither initialised nor saved.
+    assert sum(array.span.size for op in operations for array in op.parameters.values()) == plan.parameter_count
+    assert sum(array.span.size for op in operations for array in op.state.values()) == plan.state_count
+    return plan
+
+
+def _named(layers: Iterable[tuple[int, Mapping[str, Learnt]]]) -> dict[str, Span]:
+    return {f"layers.{index}.{role}": array.span for index, arrays in layers for role, array in arrays.items()}

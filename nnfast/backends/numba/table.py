@@ -103,7 +103,11 @@ class Table:
                 rows.append(conversion)
             rows.append(row)
             self._fill(row, op, is_image=index < images)
-        return np.stack(rows)
+        table = np.stack(rows)
+        weights = table[:, tables.WEIGHT_ROWS] * table[:, tables.WEIGHT_COLUMNS] * (table[:, tables.WEIGHTS] >= 0)
+        updated = weights + table[:, tables.BIAS_SIZE] * (table[:, tables.BIAS] >= 0)
+        assert updated.sum() == plan.parameter_count  # threads share the parameters row by row of the table
+        return table
 
     def _kernel(self, name: str) -> int:
         """The address of a kernel."""
