@@ -30,7 +30,6 @@ from .tables import (
     BATCH_TARGETS,
     BATCH_WEIGHTS,
     BIAS,
-    BIAS_SIZE,
     BLOCK,
     CHANNELS,
     CLIP,
@@ -408,7 +407,7 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
 def add_gradients(m, op, first, last, thread, threads):
     """The rows first..last-1 added to a thread's share of an operation's gradients; row 0 begins them."""
     if op[KIND] == PASS:
-        if op[WEIGHTS] >= 0:
+        if op[WEIGHT_GRADIENT] >= 0:
             add_pass_gradients(m, op, first, last, thread, threads)
     elif op[KIND] == DENSE or op[KIND] == SPARSE:
         add_dense_gradients(m, op, first, last, thread, threads)
@@ -416,15 +415,19 @@ def add_gradients(m, op, first, last, thread, threads):
 
 @helper
 def add_pass_gradients(m, op, first, last, thread, threads):
-    """Those of a convolution: one kernel gives all for a share of the rows of W."""
-    start, stop = share(op[WEIGHT_ROWS], thread, threads)
+    """Those that one kernel gives: for a share of the rows of W, or, where there is no W, of the biases."""
+    begin, end = bias_share(op, thread, threads)
+    start, stop = begin, end
+    if op[WEIGHTS] >= 0:
+        start, stop = share(op[WEIGHT_ROWS], thread, threads)
     if start == stop:
         return
     if first == 0:
-        columns = op[WEIGHT_COLUMNS]
-        clear(at(m.gradient, op[WEIGHTS] + start * columns), (stop - start) * columns)
-        if start == 0 and op[BIAS] >= 0:
-            clear(at(m.gradient, op[BIAS]), op[BIAS_SIZE])
+        if op[WEIGHTS] >= 0:
+            columns = op[WEIGHT_COLUMNS]
+            clear(at(m.gradient, op[WEIGHTS] + start * columns), (stop - start) * columns)
+        if op[BIAS] >= 0:
+            clear(at(m.gradient, op[BIAS] + begin), end - begin)
     groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
     call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], m.gradient, m.workspace, *groups, start, stop))
 

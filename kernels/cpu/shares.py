@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compilation import helper
-from .tables import BIAS_SIZE, KIND, PASS, WEIGHT_ROWS
+from .tables import BIAS_SIZE, KIND, PASS, WEIGHT_ROWS, WEIGHTS
 
 
 @helper
@@ -17,8 +17,8 @@ def share(count, thread, threads):
 @helper
 def bias_share(op, thread, threads):
     """Where the biases begin and end whose gradients a thread computes, and which it therefore updates."""
-    if op[KIND] != PASS:
+    if op[KIND] != PASS or op[WEIGHTS] < 0:
         return share(op[BIAS_SIZE], thread, threads)
-    # A kernel gives them all with the first row of the weights
+    # A convolution's all come with the first row of its weights
     start, stop = share(op[WEIGHT_ROWS], thread, threads)
     return 0, op[BIAS_SIZE] if start == 0 and stop > 0 else 0

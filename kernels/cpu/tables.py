@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 # Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
-# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
-# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows
-# are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
-# images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
-# normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
+# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS; the bias is
+# all other parameters; WEIGHTS_TRANSPOSED is room for the weights' transpose, NARROW for that of a narrow matrix's
+# gradient. GROUP: how many rows are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses
+# of kernels (see formulas.py, images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM:
+# the place of a batch normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C
+# order.
 (
     KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
     INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
