@@ -67,8 +67,7 @@ class Dense(BaseLayer):
         return get_activation(self.activation)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if len(input_shape) != 1:
-            raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
+        _check_flat(input_shape)
         return (self.units,)
 
     def parameter_count(self, input_shape: Shape) -> int:
@@ -262,10 +261,8 @@ class BatchNorm(BaseLayer):
     def __post_init__(self) -> None:
         if not _is_number(self.momentum) or not 0 <= self.momentum <= 1:
             raise ValueError(f"BatchNorm: momentum must lie in [0, 1], got {self.momentum!r}")
-        if not _is_number(self.epsilon) or not 0 < self.epsilon < math.inf:
-            raise ValueError(f"BatchNorm: epsilon must be a finite number above 0, got {self.epsilon!r}")
         object.__setattr__(self, "momentum", float(self.momentum))
-        object.__setattr__(self, "epsilon", float(self.epsilon))
+        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, "BatchNorm"))
         object.__setattr__(self, "activation", get_activation(self.activation))
 
     @property
@@ -334,6 +331,17 @@ def _options(layer: BaseLayer, **defaults: Any) -> list[str]:
             words = text_of(value) if isinstance(value, tuple) else str(value)
             shown.append(words if value == "same" else f"{name} {words}")
     return shown
+
+
+def _epsilon(value: Any, kind: str) -> float:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{kind}: epsilon must be a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def _check_flat(input_shape: Shape) -> None:
+    if len(input_shape) != 1:
+        raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
 
 
 def _is_number(value: Any) -> bool:
