@@ -15,14 +15,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast import Dense, Network, backends, train
+from nnfast import Dense, Dropout, Network, backends, train
 from nnfast.backends import BackendUnavailableError, get_backend
 from nnfast.backends import cuda as cuda_module
+from nnfast.backends.base import lacking
+from nnfast.backends.cuda.images import ImageProgram
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.cli import main
 from nnfast.kernels.cpu.registers import fuses_multiply_add
+from nnfast.plans.operations import DenseOperation, DropoutOperation
+from nnfast.plans.plan import Plan, make_plan
 from tests.conftest import faster_backends
 from tests.cuda.twin import make_twin
+from tests.programs import recipe
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -144,6 +149,36 @@ def test_a_processor_that_numba_s_settings_name_is_asked_for_its_fma(monkeypatch
     monkeypatch.delenv("NUMBA_CPU_FEATURES")
     monkeypatch.setenv("NUMBA_CPU_NAME", "generic")
     assert not fuses_multiply_add()
+
+
+DROPPING = Network(3, [Dense(4), Dropout(0.5), Dense(2)])
+
+
+class DenseBackend(NumpyBackend):
+    """A backend that somebody wrote for dense layers alone."""
+
+    name = "dense"
+
+    def refusal(self, plan: Plan) -> str | None:
+        return lacking(plan, {DenseOperation})
+
+
+def test_a_backend_that_lacks_a_kind_of_layer_refuses_the_network_in_one_line() -> None:
+    message = (
+        r"^backend 'dense' cannot run this network: it has nothing for layer 1 \(Dropout\); "
+        r"use backend='numpy', which has all kinds$"
+    )
+    with pytest.raises(ValueError, match=message):
+        train(DROPPING, np.zeros((4, 3)), np.zeros((4, 2)), backend=DenseBackend())
+    dense_alone = Network(3, [Dense(4), Dropout(0), Dense(2)])
+    assert train(dense_alone, np.zeros((4, 3)), np.zeros((4, 2)), epochs=1, backend=DenseBackend())
+
+
+def test_so_does_cuda_where_no_passes_are_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = {kind: passes for kind, passes in ImageProgram.passes.items() if kind is not DropoutOperation}
+    monkeypatch.setattr(ImageProgram, "passes", others)
+    with pytest.raises(ValueError, match=r"backend 'cuda' cannot run .* nothing for layer 1 \(Dropout\); use backend="):
+        cuda_module.CudaBackend(xp=make_twin()).compile(make_plan(DROPPING, 4), recipe("squared_error"))
 
 
 @pytest.mark.parametrize("missing", ["compiler", "cuBLAS", None])

@@ -12,6 +12,7 @@ from nnfast.formulas.activations import ACTIVATIONS, Activation
 from nnfast.networks.initializers import INITIALIZERS
 from nnfast.networks.layers import (
     AveragePool2D,
+    BaseLayer,
     BatchNorm,
     Conv2D,
     Dense,
@@ -96,6 +97,10 @@ REFUSED = {
     "softmax inside": (
         lambda: Network(3, [Dense(3), Dense(4, "softmax"), Dense(2)]),
         r"layer 1 \(Dense\): activation 'softmax' is for the last layer only",
+    ),
+    "a kind of one's own": (
+        lambda: Network(3, [type("Own", (BaseLayer,), {"kind": "Own"})(), Dense(1)]),
+        r"layer 0 must be one of Dense, Dropout, .*BatchNorm",
     ),
     "something else": (lambda: Network(3, ["dense"]), r"layer 0 must be one of Dense, Dropout, .*, got 'dense'"),
     "a kernel that is too large": (

@@ -141,8 +141,7 @@ def sample(workload: Workload, recipe: Recipe) -> Workload:
     """The workload's first steps over rows far from kinks, the last step as short as the last of its epochs.
 
     There rounding decides nothing, so that all libraries come to the same parameters (see nnfast.benchmarking.bench).
-    recipe: what
-    the library minimises and how.
+    recipe: what the library minimises and how.
     """
     from nnfast.benchmarking.bench import Reference
 

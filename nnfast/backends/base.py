@@ -8,9 +8,9 @@ program begins bind, evaluate, predict and loss_and_gradient with check_source, 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -178,9 +178,40 @@ class Backend(ABC):
         """The elements of a program's workspace: the plan's, and what the backend adds; 0 where it plans none."""
         return plan.workspace_size
 
-    @abstractmethod
+    def refusal(self, plan: Plan) -> str | None:
+        """Why this backend cannot run the plan, in a few words (see lacking); None where it can."""
+        return None
+
+    @final
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
-        """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""
+        """Make a program for a plan.
+
+        Parameters
+        ----------
+        plan
+            The network, laid out for the largest batch.
+        recipe
+            What is minimised, and how.
+
+        Returns
+        -------
+        Program
+            With all parameters and slots zero, and the state plan.initial_state().
+
+        Raises
+        ------
+        ValueError
+            The backend refuses the plan: it lacks a kind of layer.
+        """
+        if reason := self.refusal(plan):
+            raise ValueError(
+                f"backend {self.name!r} cannot run this network: {reason}; use backend='numpy', which has all kinds"
+            )
+        return self._compile(plan, recipe)
+
+    @abstractmethod
+    def _compile(self, plan: Plan, recipe: Recipe) -> Program:
+        """The program of a plan that was not refused."""
 
 
 class BackendModule(Protocol):
@@ -218,6 +249,14 @@ def never_slow() -> str | None:
 
 class BackendUnavailableError(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why and what to install."""
+
+
+def lacking(plan: Plan, kinds: Container[type]) -> str | None:
+    """A refusal that names the plan's first operation of none of these kinds; None where there is no such."""
+    for op in plan.operations:
+        if type(op) not in kinds:
+            return f"it has nothing for layer {op.layer_index} ({op.layer.kind})"
+    return None
 
 
 def check_place(program: Program, source: Source) -> None:

@@ -33,7 +33,7 @@ from ..backends.numpy.layers import pad, taps
 from ..backends.numpy.program import NumpyProgram
 from ..formulas.activations import Activation
 from ..networks.windows import Window
-from ..plans.plan import PoolingOperation, Span
+from ..plans.operations import PoolingOperation, Span
 from ..plans.recipe import Recipe
 from ..support.checks import check_count, check_dtype
 from ..support.threads import thread_count
@@ -97,7 +97,9 @@ class Reference:
         plan = workload.plan()
         self.arrays = tuple(plan.named_parameters.values())
         self.margin = math.inf
-        self._program = NumpyBackend().compile(plan, dataclasses.replace(recipe, dtype=np.dtype(np.float64)))
+        program = NumpyBackend().compile(plan, dataclasses.replace(recipe, dtype=np.dtype(np.float64)))
+        assert isinstance(program, NumpyProgram)
+        self._program = program
         self._program.bind(self._source)
         self._program.parameters = start = workload.initial_parameters().astype(np.float64)
         order, bounds = workload.stretch()

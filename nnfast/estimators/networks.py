@@ -22,7 +22,8 @@ from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
-from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..plans.operations import Span
+from ..plans.plan import Plan, make_plan
 from ..support.checks import check_unmasked
 from .sources import check_sparse
 
@@ -169,7 +170,7 @@ def make_room(network: Network, rows: int, spare: int) -> Plan:
 
 def flatten(plan: Plan, coefs: Sequence[NDArray[Any]], intercepts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     """The flat vector of these weights and biases."""
-    flat = np.empty(plan.parameter_count, dtype)
+    flat = np.empty(plan.parameter_count, dtype)  # all of it is written: no operation's parameters are left out
     for (weights, bias), W, b in zip(_arrays(plan), coefs, intercepts, strict=True):
         weights.view(flat)[...] = W
         if bias:
@@ -182,19 +183,21 @@ def unflatten(plan: Plan, flat: NDArray[Any]) -> tuple[list[NDArray[Any]], list[
 
     Of a BatchNorm they are gamma and beta.
     """
-    coefs = [weights.view(flat) for weights, _ in _arrays(plan)]
-    intercepts = [
-        bias.view(flat) if bias else np.zeros(weights.shape[-1], flat.dtype) for weights, bias in _arrays(plan)
-    ]
+    arrays = _arrays(plan)
+    coefs = [weights.view(flat) for weights, _ in arrays]
+    intercepts = [bias.view(flat) if bias else np.zeros(weights.shape[-1], flat.dtype) for weights, bias in arrays]
     return coefs, intercepts
 
 
 def _arrays(plan: Plan) -> list[tuple[Span, Span | None]]:
-    """Weights and bias of every layer that has some."""
+    """Of every layer with parameters, what stands in `coefs_`, and what in `intercepts_`: two arrays at most."""
     places: list[tuple[Span, Span | None]] = []
     for op in plan.operations:
-        if isinstance(op, DenseOperation | ConvolutionOperation):
-            places.append((op.weights, op.bias))
-        elif isinstance(op, BatchNormOperation):
-            places.append((op.gamma, op.beta))
+        match [*op.parameters.values()]:
+            case [weights, bias]:
+                places.append((weights.span, bias.span))
+            case [weights]:
+                places.append((weights.span, None))
+            case more:
+                assert not more, f"coefs_ and intercepts_ have no room for all of {op.layer.kind}'s parameters"
     return places

@@ -22,7 +22,7 @@ import numpy as np
 from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, BackendUnavailableError, never_slow
+from ..base import Backend, BackendUnavailableError, lacking, never_slow
 from .images import ImageProgram
 from .memory import reporting_memory
 from .narrow import NarrowProgram
@@ -107,7 +107,10 @@ class CudaBackend(Backend):
             raise ValueError(f"this network cannot take the narrow path: {reason}; use path 'auto' or 'wide'")
         return self.path, "asked for"
 
-    def compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
+    def refusal(self, plan: Plan) -> str | None:
+        return lacking(plan, ImageProgram.passes)
+
+    def _compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
         path, reason = self._choose(plan, recipe.dtype)
         logger.info("cuda:%d: %s path: %s", self.device, path, reason)
         is_dense = all(type(operation) in WideProgram.passes for operation in plan.operations)

@@ -39,7 +39,7 @@ class NumbaBackend(Backend):
     def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
         return Areas(plan, dtype).size
 
-    def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
+    def _compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
         return NumbaProgram(plan, recipe, self.threads)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plans.plan import DenseOperation, Plan
+from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
@@ -153,7 +153,7 @@ class NumbaProgram(HostProgram):
             targets = np.zeros(source.n_rows, np.int64)
         operations, inputs, density = self.operations, source.inputs, 1.0
         if source.is_sparse:
-            if isinstance(self.plan.operations[0], DenseOperation) and self._sparse.repays(inputs):
+            if self.plan.begins_dense and self._sparse.repays(inputs):
                 operations, density = operations.copy(), self._sparse.density(inputs)
                 self._read_sparse_rows(inputs, operations, job)
             else:

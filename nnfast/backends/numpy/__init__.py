@@ -29,7 +29,7 @@ class NumpyBackend(Backend):
     def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
         return 0  # arrays are made where they are needed
 
-    def compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
+    def _compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
         return NumpyProgram(plan, recipe)
 
 
