@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from nnfast.networks.network import Network
+from nnfast.plans.listing import placed_arrays
 from nnfast.plans.operations import (
     ALIGNMENT,
     BaseOperation,
@@ -194,3 +195,18 @@ def test_the_estimators_arrays_are_all_that_a_plan_learns(monkeypatch: pytest.Mo
     for plan in (with_scaling(), *(make_plan(network, 1) for network, _ in IMAGE_NETWORKS.values())):
         flat = np.arange(plan.parameter_count)
         np.testing.assert_array_equal(networks.flatten(plan, *networks.unflatten(plan, flat), flat.dtype), flat)
+
+
+@given(network=networks, rows=st.integers(1, 40))
+def test_the_listing_has_every_array_once(network: Network, rows: int) -> None:
+    plan = make_plan(network, rows)
+    arrays = placed_arrays(plan)
+    assert len({array.name for array in arrays}) == len({array[::2] for array in arrays}) == len(arrays)
+    ends = {"parameters": 0, "state": 0, "workspace": 0}
+    for vector, _, span in arrays:
+        gap = span.offset - ends[vector]
+        assert 0 <= gap < (ALIGNMENT if vector == "workspace" else 1)
+        ends[vector] = span.end
+    assert ends == {"parameters": plan.parameter_count, "state": plan.state_count, "workspace": plan.workspace_size}
+    listed = {array.span for array in arrays}
+    assert {plan.inputs, plan.targets, *plan.named_parameters.values(), *plan.named_state.values()} <= listed

@@ -159,8 +159,13 @@ def written_kernel(kind: str, text: str, signature: Signature, dtype: np.dtype[A
         kernel: Callable[..., Any] = namespace["kernel"]
         return kernel
 
-    name = f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
+    name = written_name(kind, text)
     return c_callable(name, signature, dtype, function)
+
+
+def written_name(kind: str, text: str) -> str:
+    """The name of the kernel of that text."""
+    return f"{kind}_{hashlib.sha256(text.encode()).hexdigest()[:16]}"
 
 
 def assembly(kernel: Kernel) -> str:

@@ -1,7 +1,8 @@
 """Writes the kernels that come from formulas: activations, losses and optimizers, each a loop around a formula.
 
-Every function here returns a compiled kernel; its `address` goes into the tables that the epoch reads. All take
-pointers to dtype T and int64 sizes; `k` points to the formula's constants. `scale` is a float64.
+`value_kernel` and its like return a compiled kernel, whose `address` goes into the tables that the epoch reads, and
+`value_text` and its like the text that it is compiled from. catalogue.py has the types of the parameters; `k` points to
+the formulas' constants.
 
     value(z, a, k, size)                             a = f(z)
     derivative(z, a, delta, k, size)                 delta *= f'(z)
@@ -104,16 +105,34 @@ _UPDATE = """def kernel(p, g, slots, values, n, start, stop):
 
 def value_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
     """The hidden layers' activation. Where its derivative does not name z, a is z itself and z is overwritten."""
+    return written("value", value_text(activation, dtype), dtype)
+
+
+def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
+    """The hidden layers' derivative, applied to dLoss/da."""
+    return written("derivative", derivative_text(activation, dtype), dtype)
+
+
+def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Kernel:
+    """Output activation, loss and dLoss/dz in one pass. k: the activation's constants, then the loss's."""
+    return written("loss", loss_text(activation, loss, dtype), dtype)
+
+
+def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
+    """One step of the optimizer over the flat vectors. slots: all state vectors, one behind the other."""
+    return written("update", update_text(optimizer, dtype), dtype)
+
+
+def value_text(activation: Activation, dtype: np.dtype[Any]) -> str:
     code, variables, constants = _begin(activation.constant_names)
     result = code.add(activation.value, variables | {"z": "x_z"})
     # Two pointers to one array would look like an overlap to the vectoriser, so a is not touched where it is z.
     target = "a" if activation.derivative_uses_z else "z"
     elements = _elements("size", code, reads="z", writes=target, results={target: result})
-    return _compile("value", dtype, _VALUE, constants, elements=elements)
+    return _text(dtype, _VALUE, constants, elements=elements)
 
 
-def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
-    """The hidden layers' derivative, applied to dLoss/da."""
+def derivative_text(activation: Activation, dtype: np.dtype[Any]) -> str:
     code, variables, constants = _begin(activation.constant_names)
     inputs = {"z": "x_z", "a": "x_a"} if activation.derivative_uses_z else {"z": "x_a", "a": "x_a"}
     result = code.add(activation.derivative, variables | inputs)
@@ -121,14 +140,13 @@ def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
         "size", code, reads=["z", "a", "delta"] if activation.derivative_uses_z else ["a", "delta"], writes=["delta"],
         results={"delta": f"x_delta * {result}"},
     )  # fmt: skip
-    return _compile("derivative", dtype, _DERIVATIVE, constants, elements=elements)
+    return _text(dtype, _DERIVATIVE, constants, elements=elements)
 
 
-def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Kernel:
-    """Output activation, loss and dLoss/dz in one pass. k: the activation's constants, then the loss's."""
+def loss_text(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> str:
     if is_softmax_cross_entropy(activation, loss):
         least, most = map(repr, loss.reported_within) if loss.reported_within else ("0.0", "np.inf")
-        return _compile("loss", dtype, _CROSS_ENTROPY, "", least=least, most=most)
+        return _text(dtype, _CROSS_ENTROPY, "", least=least, most=most)
     code = Code("numba")
     constants = [f"k{index} = k[{index}]" for index in range(len(activation.constants) + len(loss.constants))]
     own = {name: f"k{index}" for index, name in enumerate(activation.constant_names)}
@@ -156,11 +174,10 @@ def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Ker
         delta = f"{code.add(loss.derivative, variables | other)} * {slope}"
     results = {"a": output, "delta": delta, "z": result}
     elements = _elements("rows * columns", code, reads, writes, {name: results[name] for name in writes})
-    return _compile("loss", dtype, _LOSS, "\n".join(constants), elements=elements, **fields)
+    return _text(dtype, _LOSS, "\n".join(constants), elements=elements, **fields)
 
 
-def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
-    """One step of the optimizer over the flat vectors. slots: all state vectors, one behind the other."""
+def update_text(optimizer: Optimizer, dtype: np.dtype[Any]) -> str:
     code = Code("numba")
     scalars = {name: f"s{index}" for index, name in enumerate(optimizer.step_names)}
     constants = "\n".join(f"s{index} = values[{index}]" for index in range(len(scalars)))
@@ -173,7 +190,7 @@ def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
         state[target] = code.add(text, {**state, "g": "x_g", **scalars})
     results = {array: state[name] for name, array in arrays.items()}
     elements = _elements("stop - start", code, ["g", *results], [*results], results)
-    return _compile("update", dtype, _UPDATE, constants, places=indent("\n".join(places), "    "), elements=elements)
+    return _text(dtype, _UPDATE, constants, places=indent("\n".join(places), "    "), elements=elements)
 
 
 def _begin(names: tuple[str, ...]) -> tuple[Code, dict[str, str], str]:
@@ -204,7 +221,6 @@ def _lines(depth: int, lines: Iterable[str]) -> str:
     return indent("\n".join(lines), " " * depth)
 
 
-def _compile(kind: str, dtype: np.dtype[Any], template: str, constants: str, **fields: str) -> Kernel:
-    """Fill in the template and compile it."""
-    body = template.format(constants=indent(constants, "    "), **fields)
-    return written(kind, _HEADER.format(dtype=dtype.name) + body, dtype)
+def _text(dtype: np.dtype[Any], template: str, constants: str, **fields: str) -> str:
+    """Fill in the template."""
+    return _HEADER.format(dtype=dtype.name) + template.format(constants=indent(constants, "    "), **fields)

@@ -15,7 +15,7 @@ from typing import Any, NoReturn
 from .. import __version__
 from .exit_codes import DIVERGED, EXIT_CODES, INTERRUPTED, READER_GONE, UNAVAILABLE, USAGE
 from .log import listening
-from .options import ROWS, add_train_arguments, known_names
+from .options import ROWS, add_debug_arguments, add_train_arguments, known_names
 
 
 class Parser(argparse.ArgumentParser):
@@ -135,6 +135,9 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
+    debug = command("debug", "print what a network becomes: its plan, table of operations, formulas and kernels")
+    add_debug_arguments(debug)
+
     bench = command("bench", "time the backends on the same networks, after checking that they agree")
     bench.add_argument("--backend", metavar="A,B", help="backends to compare (default: all that can run here)")
     _add_threads(bench)
@@ -194,5 +197,6 @@ _COMMANDS: dict[str, Callable[[Any], int]] = {
     "predict": _in_module("predict", "predict_command"),
     "evaluate": _in_module("predict", "evaluate_command"),
     "info": _in_module("info", "info_command"),
+    "debug": _in_module("debug", "debug_command"),
     "bench": _bench,
 }

@@ -225,6 +225,30 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
                 )
 
 
+PARTS = ("plan", "table", "formulas", "kernels")  # what nnfast debug shows
+
+
+def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
+    """NAME or layers, a recipe, and what to show of them; what is not given is None."""
+    parser.add_argument("subject", metavar="NAME", nargs="?", help="a run, a model file, or a network such as lenet5")
+    parser.add_argument("--inputs", metavar="N", type=int, help="in place of NAME: numbers in a row")
+    parser.add_argument("--outputs", metavar="N", type=int, help="in place of NAME: units of the last layer")
+    for name, described in {
+        "hidden": "in place of NAME: units of the hidden layers: 128,64 or none (default none)",
+        "activation": "of the hidden layers (default relu)",
+        "output_activation": "of the outputs (default: softmax, or identity for a single one)",
+        "loss": "what is minimised (default: the model's, or the output activation's own)",
+        "optimizer": "such as sgd:momentum=0.9 (default: the run's, or adam)",
+        "dtype": "float32 or float64 (default: the model's, or float32)",
+    }.items():
+        option = ROWS[name]
+        parser.add_argument(option.flag, type=option.read, metavar=option.metavar, help=described)
+    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="rows that the plan has room for (64)")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--show", choices=PARTS, help="this part alone (default: all of them)")
+    what.add_argument("--assembly", metavar="KERNEL", help="a kernel's machine code, by its name or how that begins")
+
+
 def known_names() -> str:
     """What may stand for NAME, and the settings that some names bring, from the tables themselves."""
     import dataclasses

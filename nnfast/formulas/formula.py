@@ -201,6 +201,15 @@ def numpy_function(texts: tuple[str, ...] | str, arguments: tuple[str, ...]) -> 
 
     The arithmetic is done in the dtype of the first argument, which must be an array.
     """
+    namespace: dict[str, Any] = {"np": np}
+    # The text was written from a checked tree: nothing of the formula's author is in it.
+    exec(numpy_text(texts, arguments), namespace)
+    function: Callable[..., Any] = namespace["function"]
+    return function
+
+
+def numpy_text(texts: tuple[str, ...] | str, arguments: tuple[str, ...]) -> str:
+    """The Python text of that function."""
     code = Code("numpy")
     variables = {name: f"x_{name}" for name in arguments}
     single = isinstance(texts, str)
@@ -211,11 +220,7 @@ def numpy_function(texts: tuple[str, ...] | str, arguments: tuple[str, ...]) -> 
         *(f"    {statement}" for statement in code.statements),
         f"    return {results[0] if single else '(' + ', '.join(results) + ',)'}",
     ]
-    namespace: dict[str, Any] = {"np": np}
-    # The lines were written above from a checked tree: no text of the formula's author is among them.
-    exec("\n".join(lines), namespace)
-    function: Callable[..., Any] = namespace["function"]
-    return function
+    return "\n".join(lines)
 
 
 class NamedConstants:

@@ -78,9 +78,9 @@ def table_lines(program: NumbaProgram) -> Iterator[str]:
         kind = kinds[values.pop("KIND")]
         words = {name: parts.get(name) or kept.get(value) or _word(value) for name, value in values.items()}
         yield f"{index} {kind}: " + _joined(words)
-    yield "job: " + _joined(
-        {name: _word(value) for name, value in zip(_job_names(), program.job.tolist(), strict=True)}
-    )
+    job = dict(zip(tables.names("OPERATIONS", "JOB_SIZE"), program.job.tolist(), strict=True))
+    words = {name: _word(value) for name, value in job.items()}
+    yield "job: " + _joined(words | {"GIVE_WAY": "of the C library"})  # so that two programs' lines can be compared
 
 
 def kernels_of(program: NumbaProgram) -> list[Kernel]:
@@ -91,12 +91,6 @@ def kernels_of(program: NumbaProgram) -> list[Kernel]:
     addresses = dict.fromkeys([*program.job.tolist(), *program.operations.ravel().tolist()])
     found = [named for address in addresses if (named := kernel_at(address))]
     return [kernel("run_steps", program.recipe.dtype), *found]
-
-
-def _job_names() -> list[str]:
-    from ...kernels.cpu import tables
-
-    return tables.names("OPERATIONS", "JOB_SIZE")
 
 
 def _word(value: int) -> str:
