@@ -162,16 +162,101 @@ def test_a_peer_that_did_other_work_is_not_timed() -> None:
         ("losses", good, dataclasses.replace(good, losses=good.losses * np.nan)),
         ("final loss", good, dataclasses.replace(good, parameters=good.parameters * np.float32(1.5))),
     ]:
-        with pytest.raises(DifferentResultsError, match=f"digits: other and nnfast's reference differ in their {what}"):
+        with pytest.raises(DifferentResultsError, match=f"other and nnfast's reference differ in their {what}"):
             verify("other", first_steps, whole)
 
 
-def test_the_command_ends_where_a_peer_did_other_work(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOLERANCES, "losses", -1.0)
-    code, _, error = run()
+def break_worker(monkeypatch: pytest.MonkeyPatch, name: str, at: str, how: str) -> None:
+    """Let one peer's worker raise or end when it is asked for something."""
+    ask = Worker.ask
+
+    def broken(self: Worker, what: str, *arguments: Any) -> Any:
+        if (self._process.name, what) == (name, at):
+            if how == "ends":
+                self._process.kill()
+                self._process.join()
+            else:
+                what = "no_such_question"
+        return ask(self, what, *arguments)
+
+    monkeypatch.setattr(Worker, "ask", broken)
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "reason"),
+    [
+        (
+            "sample",
+            "raises",
+            "scikit-learn: 'no_such_question' failed: AttributeError: 'Server' object has no attribute",
+        ),
+        ("seconds", "ends", "scikit-learn: the process ended with -9 at 'seconds'"),
+        (None, None, "scikit-learn and nnfast's reference differ in their losses by 0.01, more than the 0.001"),
+    ],
+    ids=["raises", "ends", "other work"],
+)
+def test_a_peer_that_fails_is_a_cell_of_the_table(
+    at: str, how: str, reason: str, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong(name: str, first_steps: Trained, whole: Trained) -> dict[str, float]:
+        factor = 1.01 if name == "scikit-learn" and at is None else 1
+        return verify(name, first_steps, dataclasses.replace(whole, losses=factor * whole.losses))
+
+    monkeypatch.setattr("benchmarks.peers.measure.verify", wrong)
+    break_worker(monkeypatch, "scikit-learn", at, how)
+    files = {name: tmp_path / name for name in ("report.json", "page.md", "chart.svg")}
+    files["page.md"].write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    code, output, error = run(
+        "--workloads", "digits", "--json", str(files["report.json"]), "--write", str(files["page.md"]),
+        "--chart", str(files["chart.svg"]),
+    )  # fmt: skip
     assert code == 1
-    assert error.startswith("benchmarks.peers: xor: nnfast and nnfast's reference differ in their losses by")
-    assert error.count("\n") == 1
+    assert error.startswith(f"benchmarks.peers: digits: scikit-learn: {reason}")
+    assert ("Traceback" in error) == (how == "raises")
+    assert re.search(rf"(?m)^ +scikit-learn +- failed: {re.escape(reason)}", output)
+    (row,) = json.loads(files["report.json"].read_text())["modes"][0]["workloads"]
+    assert list(row["results"]) == [HOME]
+    assert row["results"][HOME]["samples_per_second"] > 0
+    assert row["failed"]["scikit-learn"]["reason"].startswith(reason)
+    page = files["page.md"].read_text()
+    assert "| failed | " in page
+    assert f"- digits: scikit-learn failed: {reason}" in page
+    assert "<svg" in files["chart.svg"].read_text()
+
+
+def test_without_the_large_product_only_the_share_of_it_is_missing(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    break_worker(monkeypatch, "blas", "prepare_product", "ends")
+    file = tmp_path / "page.md"
+    file.write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    code, output, error = run("--workloads", "xor", "--write", str(file), peers="nnfast")
+    assert code == 1
+    assert error == "benchmarks.peers: xor: BLAS's product: blas: the process ended with -9 at 'prepare_product'\n"
+    assert output.count("\nxor ") == 1
+    assert "of BLAS's large product" not in file.read_text()
+
+
+def test_where_all_fail_nothing_is_drawn(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(TOLERANCES, "losses", -1.0)
+    code, output, error = run("--chart", str(tmp_path / "chart.svg"), peers="nnfast")
+    assert code == 1
+    assert [line.split(": ")[1] for line in error.splitlines()] == ["xor", "digits", "--chart"]
+    assert re.search(r"(?m)^digits +nnfast +- failed: ", output)
+
+
+def test_an_end_of_the_run_loses_no_row(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(workload: Any, *arguments: Any) -> dict[str, Any]:
+        if workload.name == "digits":
+            raise KeyboardInterrupt
+        return measure(workload, *arguments)
+
+    monkeypatch.setattr("benchmarks.peers.__main__.measure", interrupted)
+    file = tmp_path / "report.json"
+    with pytest.raises(KeyboardInterrupt):
+        run("--json", str(file), peers="nnfast")
+    ((row,),) = (mode["workloads"] for mode in json.loads(file.read_text())["modes"])
+    assert row["results"][HOME]["samples_per_second"] > 0
 
 
 def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -194,7 +279,7 @@ def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: p
 def test_a_worker_that_fails_says_why() -> None:
     with (
         Worker("nnfast", cut(get_workload("xor")), 1, None, None) as worker,
-        pytest.raises(WorkerError, match="nnfast: 'seconds' failed"),
+        pytest.raises(WorkerError, match=r"nnfast: 'seconds' failed: AttributeError: .*\nTraceback"),
     ):
         worker.ask("seconds", 1)  # of nothing: prepare() was left out
 
@@ -316,6 +401,24 @@ def test_a_gpu_s_figures_are_printed_and_written(
     assert "Emulated GPU" in (tmp_path / "chart.svg").read_text()
 
 
+def test_a_gpu_s_figures_are_kept_where_the_roofline_fails(
+    emulated_gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(workload: Any, *arguments: Any) -> dict[str, Any]:
+        return measure(workload, [HOME], 1, 1, None, None)
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no such property")
+
+    monkeypatch.setattr("benchmarks.peers.__main__.measure", measured)
+    monkeypatch.setattr("benchmarks.peers.__main__.of_step", fail)
+    assert main(["--device", "cuda", "--small", "--workloads", "digits", "--peers", "nnfast"]) == 1
+    output, error = capsys.readouterr()
+    assert re.search(r"(?m)^digits +nnfast +[\d,]+ ", output)
+    assert "roofline" in output
+    assert error.startswith("benchmarks.peers: digits: roofline: OSError: no such property\nTraceback")
+
+
 def test_a_counter_counts() -> None:
     # The clock of the process, in nanoseconds: a virtual machine often has no counter of instructions
     try:
@@ -337,6 +440,7 @@ def test_a_counter_counts() -> None:
         (["--workloads", "mnist"], "unknown name 'mnist'; known: xor, digits"),
         (["--peers", "nnfast,keras"], "unknown name 'keras'; known: scikit-learn"),
         (["--rounds", "0"], "must be a positive integer, got '0'"),
+        (["--json", "no/such/report.json"], "--json: no/such is no directory"),
     ],
 )
 def test_wrong_usage_names_what_is_known(
