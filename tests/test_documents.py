@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -66,6 +69,19 @@ def test_the_guide_names_every_type_that_mlflow_s_format_asks_about(kind: Any, s
     assert f"{kind.__module__}.{kind.__name__}" in asked
     text = (ROOT / GUIDE).read_text()
     assert [name for name in asked if name.rpartition(".")[2] not in text] == []
+
+
+def test_a_type_checker_has_nothing_against_the_python_of_the_documents() -> None:
+    pytest.importorskip("mypy")
+    for name in ("README", "docs/tutorial"):
+        programs = [block for block in blocks(f"{name}.md", "python") if ">>>" not in block]
+        Path(f"{Path(name).name.lower()}.py").write_text("\n".join(programs))
+    options = ["--strict", "--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "readme.py", "tutorial.py"],
+        env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_a_session_in_the_readme_ends_as_it_shows() -> None:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -184,6 +188,23 @@ def test_the_summary_counts_parameters() -> None:
     for part in ("Flatten", "Dropout(0.25)", "softmax", "(100,)", "6,500", "1,010"):
         assert part in summary
     assert all(line == line.rstrip() for line in summary.splitlines())
+
+
+def test_layers_and_shapes_may_come_from_any_iterable() -> None:
+    layers = [Dense(3, "relu"), Dense(1)]
+    network = Network(4, layers)
+    assert (network.input_shape, network.layers) == ((4,), tuple(layers))
+    for same in (
+        Network((4,), tuple(layers)),
+        Network([4], iter(layers)),
+        Network(input_shape=np.array([4]), layers=layers),
+        dataclasses.replace(Network(7, layers), input_shape=4),
+        pickle.loads(pickle.dumps(network)),
+        copy.deepcopy(network),
+    ):
+        assert same == network
+        assert hash(same) == hash(network)
+        assert repr(same) == repr(network)
 
 
 def test_layers_print_as_they_are_written() -> None:

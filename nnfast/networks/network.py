@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 from ..formulas.activations import ACTIVATIONS, Activation
 from ..formulas.formula import read_row
@@ -20,24 +20,33 @@ from .windows import Shape
 MAX_LAYERS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)  # what it takes is more than what it keeps
 class Network:
     """A feedforward network: the shape of one row of input and the layers it passes through.
 
-    input_shape: an integer, or a tuple: (28, 28) for grey images, (32, 32, 3) for images of three channels. layers: at
-    least one; the last must be Dense.
-    Raises ValueError or TypeError with the layer's index and name for sizes and shapes that do not fit.
+    Parameters
+    ----------
+    input_shape : int or iterable of int
+        64 for rows of 64 numbers, (28, 28) for grey images, (32, 32, 3) for images of three channels.
+    layers : iterable of Layer
+        At least one; the last must be Dense.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+    layers : tuple of Layer
+
+    Raises
+    ------
+    ValueError or TypeError, with the layer's index and name, for sizes and shapes that do not fit.
     """
 
     input_shape: Shape
     layers: tuple[Layer, ...]
 
-    def __post_init__(self) -> None:
-        shape = (self.input_shape,) if hasattr(self.input_shape, "__index__") else tuple(self.input_shape)
-        if not shape:
-            raise ValueError("input_shape must have at least one dimension, got ()")
-        object.__setattr__(self, "input_shape", tuple(check_size(size, "input_shape") for size in shape))
-        object.__setattr__(self, "layers", tuple(self.layers))
+    def __init__(self, input_shape: SupportsIndex | Iterable[SupportsIndex], layers: Iterable[Layer]) -> None:
+        object.__setattr__(self, "input_shape", _shape(input_shape))
+        object.__setattr__(self, "layers", tuple(layers))
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):
                 raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {layer!r}")
@@ -78,7 +87,7 @@ class Network:
     @property
     def output_layer(self) -> Dense:
         last = self.layers[-1]
-        assert isinstance(last, Dense)  # __post_init__ saw to it
+        assert isinstance(last, Dense)  # __init__ saw to it
         return last
 
     @property
@@ -123,7 +132,7 @@ class Network:
 
 
 def multilayer_perceptron(
-    input_shape: int | Iterable[int],
+    input_shape: SupportsIndex | Iterable[SupportsIndex],
     hidden: Iterable[int],
     outputs: int,
     *,
@@ -134,14 +143,25 @@ def multilayer_perceptron(
     initializer: str = "glorot_uniform",
 ) -> Network:
     """Dense layers of the `hidden` sizes, each followed by Dropout where `dropout` > 0, and a Dense output layer."""
-    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    shape = _shape(input_shape)
     layers: list[Layer] = [Flatten()] if len(shape) > 1 else []
     for units in hidden:
         layers.append(Dense(units, activation, bias, initializer))
         if dropout:
             layers.append(Dropout(dropout))
     layers.append(Dense(outputs, output_activation, bias, initializer))
-    return Network(shape, tuple(layers))
+    return Network(shape, layers)
+
+
+def _shape(input_shape: Any) -> Shape:
+    """The shape that an integer or several stand for. Raises TypeError or ValueError."""
+    try:
+        sizes = tuple(input_shape)
+    except TypeError:  # an integer, of any type
+        sizes = (input_shape,)
+    if not sizes:
+        raise ValueError("input_shape must have at least one dimension, got ()")
+    return tuple(check_size(size, "input_shape") for size in sizes)
 
 
 def _layer_to_data(layer: Layer) -> dict[str, Any]:
