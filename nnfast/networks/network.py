@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 
 from ..formulas.activations import ACTIVATIONS, Activation
 from ..formulas.formula import read_row
-from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
+from .layers import LAYERS, MAX_UNITS, BaseLayer, Dense, Dropout, Flatten, Layer, check_size
 from .windows import Shape
 
 MAX_LAYERS = 1000
@@ -44,11 +44,11 @@ class Network:
     input_shape: Shape
     layers: tuple[Layer, ...]
 
-    def __init__(self, input_shape: SupportsIndex | Iterable[SupportsIndex], layers: Iterable[Layer]) -> None:
+    def __init__(self, input_shape: SupportsIndex | Iterable[SupportsIndex], layers: Iterable[BaseLayer]) -> None:
         object.__setattr__(self, "input_shape", _shape(input_shape))
         object.__setattr__(self, "layers", tuple(layers))
         for index, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
+            if not isinstance(layer, Layer):  # the base class is what a type checker makes of a list of several kinds
                 raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {layer!r}")
         if not self.layers or not isinstance(self.layers[-1], Dense):
             raise ValueError("the last layer must be Dense: it gives the outputs")
