@@ -101,7 +101,17 @@ def does_not_converge_by_lbfgs(estimator: Any, X: Any, y: Any) -> None:
     estimator.set_params(solver="lbfgs", max_iter=2).fit(X, y)
 
 
-WARNED = [does_not_converge, has_too_large_batches, is_interrupted, does_not_converge_by_lbfgs]
+def has_a_column_as_target(estimator: Any, X: Any, y: Any) -> None:
+    estimator.partial_fit(X, y[:, np.newaxis])
+
+
+WARNED = [
+    does_not_converge,
+    has_too_large_batches,
+    is_interrupted,
+    does_not_converge_by_lbfgs,
+    has_a_column_as_target,
+]
 
 
 @pytest.mark.parametrize("script", WARNED, ids=lambda script: script.__name__)
