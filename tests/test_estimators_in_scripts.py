@@ -212,6 +212,14 @@ def test_a_subclass_s_own_private_method_is_called_or_refused(name: str, task: s
     assert outcomes[1] == [name]
 
 
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_method_set_on_scikit_learn_s_class_is_refused(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_data("regression")
+    monkeypatch.setattr(BaseMultilayerPerceptron, "_backprop", lambda self, *arguments: None)
+    with pytest.raises(TypeError, match="MLPRegressor overrides _backprop, which nnfast does not call"):
+        MLPRegressor(solver=solver).fit(X, y)
+
+
 def test_methods_that_a_fit_does_not_use_may_be_overridden() -> None:
     """What only early stopping calls is no matter without it, nor are steps where a subclass has its own loop."""
 

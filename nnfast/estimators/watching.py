@@ -12,7 +12,7 @@ from ..models.history import EpochRecord
 
 
 class Watcher:
-    """Whoever follows one fit. prints: whether scikit-learn's lines go to standard output."""
+    """Follows one fit: prints scikit-learn's lines to standard output if `prints`, and calls the callbacks."""
 
     def __init__(self, estimator: Any) -> None:
         self.stopped = False
@@ -43,5 +43,5 @@ def warn_as_scikit_learn(message: str, category: type[Warning] = UserWarning) ->
         filename=scikit_learns.__file__,
         lineno=scikit_learns.BaseMultilayerPerceptron._fit_stochastic.__code__.co_firstlineno,
         module=scikit_learns.__name__,
-        registry=vars(scikit_learns).setdefault("__warningregistry__", {}),  # what was shown once, for both libraries
+        registry=vars(scikit_learns).setdefault("__warningregistry__", {}),  # shared with its own warnings
     )
