@@ -101,7 +101,17 @@ def does_not_converge_by_lbfgs(estimator: Any, X: Any, y: Any) -> None:
     estimator.set_params(solver="lbfgs", max_iter=2).fit(X, y)
 
 
-WARNED = [does_not_converge, has_too_large_batches, is_interrupted, does_not_converge_by_lbfgs]
+def has_a_column_as_target(estimator: Any, X: Any, y: Any) -> None:
+    estimator.partial_fit(X, y[:, np.newaxis])
+
+
+WARNED = [
+    does_not_converge,
+    has_too_large_batches,
+    is_interrupted,
+    does_not_converge_by_lbfgs,
+    has_a_column_as_target,
+]
 
 
 @pytest.mark.parametrize("script", WARNED, ids=lambda script: script.__name__)
@@ -200,6 +210,14 @@ def test_a_subclass_s_own_private_method_is_called_or_refused(name: str, task: s
     refusal = f"Mine overrides {name}, which nnfast does not call when it fits"
     assert outcomes[0] in ([name], [refusal])
     assert outcomes[1] == [name]
+
+
+@pytest.mark.parametrize("solver", ["adam", "lbfgs"])
+def test_a_method_set_on_scikit_learn_s_class_is_refused(solver: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    X, y = make_data("regression")
+    monkeypatch.setattr(BaseMultilayerPerceptron, "_backprop", lambda self, *arguments: None)
+    with pytest.raises(TypeError, match="MLPRegressor overrides _backprop, which nnfast does not call"):
+        MLPRegressor(solver=solver).fit(X, y)
 
 
 def test_methods_that_a_fit_does_not_use_may_be_overridden() -> None:

@@ -197,12 +197,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         StochasticFit(self, X, y, self._weigh(y, sample_weight, incremental), incremental).run()
 
     def _check_overrides(self, *names: str) -> None:
-        """Raise TypeError if a user's subclass has its own of these methods, which a fit by nnfast does not call."""
+        """Raise TypeError if one of these methods is the user's own, by a subclass or set on scikit-learn's class."""
         for name in names:
-            owner = next(kind for kind in type(self).__mro__ if name in vars(kind))
-            if owner.__module__.partition(".")[0] not in ("nnfast", "sklearn"):
+            if getattr(type(self), name).__module__.partition(".")[0] not in ("nnfast", "sklearn"):
                 raise TypeError(
-                    f"{owner.__name__} overrides {name}, which nnfast does not call when it fits: use loss, "
+                    f"{type(self).__name__} overrides {name}, which nnfast does not call when it fits: use loss, "
                     "activation, network, monitor or callbacks in its place, or subclass scikit-learn's own class"
                 )
 
@@ -249,6 +248,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         layer_units: Any,
     ) -> None:
         check_parameters(self)
+        self._check_overrides(*STEP_METHODS)
         units = layer_units if self.network is None else networks.network_units(self.network)
         sample_weight = self._weigh(y, sample_weight, False)
         # SciPy rounds every point it asks for to the dtype of the first: from float32 it would see a rough function.
@@ -271,7 +271,6 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         coef_grads: Any,
         intercept_grads: Any,
     ) -> tuple[float, NDArray[Any]]:
-        self._check_overrides(*STEP_METHODS)
         self._unpack(packed_coef_inter)
         objective = vars(self).get("_objective") or Objective(self, X, y, sample_weight)
         return objective(packed_coef_inter)

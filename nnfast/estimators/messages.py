@@ -15,5 +15,5 @@ def warn_as_scikit_learn(message: str, category: type[Warning] = UserWarning) ->
         filename=scikit_learns.__file__,
         lineno=scikit_learns.BaseMultilayerPerceptron._fit_stochastic.__code__.co_firstlineno,
         module=scikit_learns.__name__,
-        registry=vars(scikit_learns).setdefault("__warningregistry__", {}),  # what was shown once, for both libraries
+        registry=vars(scikit_learns).setdefault("__warningregistry__", {}),  # shared with its own warnings
     )
