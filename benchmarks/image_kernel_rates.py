@@ -225,13 +225,13 @@ def repeat_multiply_adds(numbers, count):
     multiply_adds(numbers, count)
 
 
-def peak() -> float:
+def peak(dtype: np.dtype[Any] = T) -> float:
     """The floating-point operations that this core does in a second, as long as it need not load or store."""
-    numbers = np.full(SUMS * LANES, 2**-10, T)
+    numbers = np.full(SUMS * group_size(dtype), 2**-10, dtype)
     repeat_multiply_adds(numbers, 2**10)
-    check("multiply-adds", numbers, np.full(len(numbers), 2**-9))
+    check("multiply-adds", numbers, np.full(len(numbers), 2**-9), dtype)
     numbers[:] = 0
-    flops = 2 * SUMS * LANES
+    flops = 2 * len(numbers)
     return flops / seconds_of(Case("", "", partial(repeat_multiply_adds, numbers), 0, 0, flops))
 
 

@@ -32,7 +32,7 @@ from nnfast.support.random import dropout_keep, dropout_threshold
 
 REPEATS = 7
 SECONDS = 0.03  # one repeat takes at least so long
-TOLERANCE = 1e-5  # max |a - b| / max |b|
+TOLERANCES = {"float32": 1e-5, "float64": 1e-12}  # max |a - b| / max |b|
 T = np.dtype(np.float32)
 random = np.random.default_rng(0)
 
@@ -67,111 +67,115 @@ def repeat_blas(a, b, out, count):
         np.dot(a, b, out)
 
 
-def normal(*shape: int) -> Any:
-    return random.standard_normal(shape, dtype=T)
+def normal(*shape: int, dtype: np.dtype[Any] = T) -> Any:
+    return random.standard_normal(shape, dtype=dtype)
 
 
-def check(what: str, result: Any, expected: Any) -> None:
+def check(what: str, result: Any, expected: Any, dtype: np.dtype[Any] = T) -> None:
     """End the program where a kernel is wrong: its speed would say nothing."""
     difference = abs(np.asarray(result, float) - expected).max() / abs(np.asarray(expected)).max()
-    if not difference <= TOLERANCE:
+    if not difference <= TOLERANCES[dtype.name]:
         sys.exit(f"{what} is wrong by {difference:.2g}; nothing more is timed")
 
 
-def values(name: str, rows: int, columns: int) -> Case:
+def values(name: str, rows: int, columns: int, dtype: np.dtype[Any] = T) -> Case:
     activation = ACTIVATIONS[name]
-    kernel = value_kernel(activation, T)
-    z, k = normal(rows, columns), np.array([*activation.constant_values, 0], T)
+    kernel = value_kernel(activation, dtype)
+    z, k = normal(rows, columns, dtype=dtype), np.array([*activation.constant_values, 0], dtype)
     expected = activation.function(z)
     a = np.empty_like(z) if activation.derivative_uses_z else z
     size = rows * columns
     arguments = z, a, k, size
     repeat_void(kernel.address, arguments, 1)
-    check(f"value of {name}", a, expected)
+    check(f"value of {name}", a, expected, dtype)
     return Case(
         f"value, {name}",
         f"{rows} x {columns}",
         lambda n: repeat_void(kernel.address, arguments, n),
         size,
-        8 * size,
+        2 * dtype.itemsize * size,
     )
 
 
-def derivatives(name: str, rows: int, columns: int) -> Case:
+def derivatives(name: str, rows: int, columns: int, dtype: np.dtype[Any] = T) -> Case:
     activation = ACTIVATIONS[name]
-    kernel = derivative_kernel(activation, T)
-    z, delta, k = normal(rows, columns), normal(rows, columns), np.array([*activation.constant_values, 0], T)
+    kernel = derivative_kernel(activation, dtype)
+    z, delta = (normal(rows, columns, dtype=dtype) for _ in range(2))
+    k = np.array([*activation.constant_values, 0], dtype)
     a = activation.function(z)
     expected = activation.backward(z, a, delta)
     size = rows * columns
     repeat_void(kernel.address, (z, a, delta, k, size), 1)
-    check(f"derivative of {name}", delta, expected)
+    check(f"derivative of {name}", delta, expected, dtype)
     # Many times a slope below 1 would end in numbers too small for the processor's fast path
     z[...], a[...] = (30, 30) if name != "tanh" else (0, 0)
     again = z, a, delta, k, size
     return Case(
-        f"derivative, {name}", f"{rows} x {columns}", lambda n: repeat_void(kernel.address, again, n), size, 12 * size
-    )
-
-
-def losses(output: str, name: str, rows: int, columns: int) -> Case:
-    activation, loss = ACTIVATIONS[output], LOSSES[name]
-    kernel = loss_kernel(activation, loss, T)
-    z, weights = normal(rows, columns), random.random(rows, dtype=T)
-    x = z.copy()  # the kernel uses z up
-    y = np.eye(columns, dtype=T)[random.integers(0, columns, rows)]
-    a, delta, k = np.empty_like(z), np.empty_like(z), np.array([*loss.constant_values, 0], T)
-    row_losses = np.empty(rows)
-    arguments = (z, a, y, weights, delta, row_losses, k, 1 / rows, rows, columns)
-    repeat_void(kernel.address, arguments, 1)
-    check(f"losses of {name}", row_losses, weights * loss_of_outputs(activation, loss, x, activation.function(x), y))
-    slope = delta_of_outputs(activation, loss, x, activation.function(x), y)
-    check(f"delta of {name}", delta, slope * weights[:, np.newaxis] / rows)
-    size = rows * columns
-    return Case(
-        f"loss, {output} + {name}", f"{rows} x {columns}",
-        lambda n: repeat_void(kernel.address, arguments, n), size, 16 * size,
+        f"derivative, {name}", f"{rows} x {columns}", lambda n: repeat_void(kernel.address, again, n), size,
+        3 * dtype.itemsize * size,
     )  # fmt: skip
 
 
-def updates(optimizer: Any, size: int) -> Case:
-    kernel = update_kernel(optimizer, T)
-    p, g, slots = normal(size), normal(size), abs(normal(len(optimizer.slots), size))
-    row = optimizer.step_values(np.array([0.001]), 0).astype(T)[0]
+def losses(output: str, name: str, rows: int, columns: int, dtype: np.dtype[Any] = T) -> Case:
+    activation, loss = ACTIVATIONS[output], LOSSES[name]
+    kernel = loss_kernel(activation, loss, dtype)
+    z, weights = normal(rows, columns, dtype=dtype), random.random(rows, dtype=dtype)
+    x = z.copy()  # the kernel uses z up
+    y = np.eye(columns, dtype=dtype)[random.integers(0, columns, rows)]
+    a, delta, k = np.empty_like(z), np.empty_like(z), np.array([*loss.constant_values, 0], dtype)
+    row_losses = np.empty(rows)
+    arguments = (z, a, y, weights, delta, row_losses, k, 1 / rows, rows, columns)
+    repeat_void(kernel.address, arguments, 1)
+    expected = weights * loss_of_outputs(activation, loss, x, activation.function(x), y)
+    check(f"losses of {name}", row_losses, expected, dtype)
+    slope = delta_of_outputs(activation, loss, x, activation.function(x), y)
+    check(f"delta of {name}", delta, slope * weights[:, np.newaxis] / rows, dtype)
+    size = rows * columns
+    return Case(
+        f"loss, {output} + {name}", f"{rows} x {columns}",
+        lambda n: repeat_void(kernel.address, arguments, n), size, 4 * dtype.itemsize * size,
+    )  # fmt: skip
+
+
+def updates(optimizer: Any, size: int, dtype: np.dtype[Any] = T) -> Case:
+    kernel = update_kernel(optimizer, dtype)
+    p, g = (normal(size, dtype=dtype) for _ in range(2))
+    slots = abs(normal(len(optimizer.slots), size, dtype=dtype))
+    row = optimizer.step_values(np.array([0.001]), 0).astype(dtype)[0]
     p2, slots2 = p.copy(), slots.copy()
     optimizer.apply(p2, g, slots2, row)
     arguments = (p, g, slots.reshape(-1), row, size, 0, size)
     repeat_void(kernel.address, arguments, 1)
-    check(f"update of {optimizer!r}", p, p2)
+    check(f"update of {optimizer!r}", p, p2, dtype)
     arrays = 3 + 2 * len(slots)
     return Case(
         f"update, {optimizer.name}", f"{size:,}", lambda n: repeat_void(kernel.address, arguments, n), size,
-        4 * arrays * size,
+        dtype.itemsize * arrays * size,
     )  # fmt: skip
 
 
-def gathers(dtype: str, rows: int, columns: int) -> Case:
+def gathers(stored: str, rows: int, columns: int, dtype: np.dtype[Any] = T) -> Case:
     """From 20,000 rows, as the workloads do: more than the second-level cache holds."""
-    labels = dtype == "int64"
-    kernel = gather_kernel(np.dtype(dtype), T, labels)
+    labels = stored == "int64"
+    kernel = gather_kernel(np.dtype(stored), dtype, labels)
     if labels:
         source: Any = random.integers(0, columns, 20_000)
     else:
-        source = (random.random((20_000, columns)) * 255).astype(dtype)
+        source = (random.random((20_000, columns)) * 255).astype(stored)
     order = random.permutation(20_000)[:rows]
-    out = np.empty((rows, columns), T)
+    out = np.empty((rows, columns), dtype)
     arguments = (source.ctypes.data, order, rows, columns, 0.5, out)
     repeat_void(kernel.address, arguments, 1)
-    taken = np.eye(columns)[source[order]] if labels else source[order] * (0.5 if dtype == "uint8" else 1)
-    check(f"gather from {dtype}", out, taken)
+    taken = np.eye(columns)[source[order]] if labels else source[order] * (0.5 if stored == "uint8" else 1)
+    check(f"gather from {stored}", out, taken, dtype)
     size = rows * columns
     read = 8 * rows if labels else source.itemsize * size
-    kind = "one-hot" if labels else dtype
+    kind = "one-hot" if labels else stored
 
     def repeat(count: int, kept: Any = source) -> None:  # the arguments know only its address
         repeat_void(kernel.address, arguments, count)
 
-    return Case(f"gather, {kind}", f"{rows} x {columns}", repeat, size, 4 * size + read)
+    return Case(f"gather, {kind}", f"{rows} x {columns}", repeat, size, out.nbytes + read)
 
 
 def dropouts(rows: int, columns: int) -> Case:
@@ -185,15 +189,15 @@ def dropouts(rows: int, columns: int) -> Case:
     return Case("dropout", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, 12 * size)
 
 
-def row_sums(rows: int, columns: int) -> Case:
-    block, sums, one = normal(rows, columns), np.empty(columns, T), np.ones(1, T)
-    zeros, pack = np.zeros(columns, T), np.empty(PACK_SIZE, T)
+def row_sums(rows: int, columns: int, dtype: np.dtype[Any] = T) -> Case:
+    block, sums, one = normal(rows, columns, dtype=dtype), np.empty(columns, dtype), np.ones(1, dtype)
+    zeros, pack = np.zeros(columns, dtype), np.empty(PACK_SIZE, dtype)
     arguments = (one, 0, 0, block.reshape(-1), columns, sums, columns, 1, columns, rows, zeros, 0, pack)
-    address = kernel_of("multiply", T).address
+    address = kernel_of("multiply", dtype).address
     repeat_void(address, arguments, 1)
-    check("sum of rows", sums, block.sum(axis=0))
+    check("sum of rows", sums, block.sum(axis=0), dtype)
     size = rows * columns
-    return Case("sum of rows", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, 4 * size)
+    return Case("sum of rows", f"{rows} x {columns}", lambda n: repeat_void(address, arguments, n), size, block.nbytes)
 
 
 def transposes(rows: int, columns: int) -> Case:

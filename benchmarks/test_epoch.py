@@ -1,4 +1,4 @@
-"""Epoch throughput: every backend on every workload, held to the numpy backend's results before it is timed.
+"""Epoch throughput: every backend on every workload, held to the reference's results before it is timed.
 
 Backends stand side by side in each workload's table. A round is the workload's epochs, from the initial weights.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from nnfast.backends import Source
-from nnfast.benchmarking.bench import REFERENCE, TOLERANCES, VERIFIED_STEPS, Outcome, Runner, verify
+from nnfast.benchmarking.bench import TOLERANCES, VERIFIED_STEPS, Reference, Runner, verify
 from nnfast.benchmarking.workloads import WORKLOADS, get_workload
 
 ROUNDS = 5
@@ -23,8 +23,8 @@ def source_of(name: str) -> Source:
 
 
 @cache
-def reference_of(name: str) -> Outcome:
-    return Runner(get_workload(name), REFERENCE, source_of(name)).outcome()
+def reference_of(name: str) -> Reference:
+    return Reference(get_workload(name), source_of(name))
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
@@ -44,7 +44,7 @@ def test_epoch(name: str, backend: str, benchmark: Any, machine: dict[str, Any])
         "runs_on": runner.backend.description,
         "epochs": workload.epochs,
         "differences": differences,
-        "tolerances": TOLERANCES,
+        "tolerances": TOLERANCES[workload.dtype],
         **machine,
     }
     if benchmark.stats:

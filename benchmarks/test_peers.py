@@ -21,11 +21,13 @@ from benchmarks.peers.__main__ import main
 from benchmarks.peers.engine import Engine
 from benchmarks.peers.instructions import SOFTWARE, TASK_CLOCK, Counter, NoCounterError
 from benchmarks.peers.measure import TOLERANCES, DifferentResultsError, measure, stream_share, verify
-from benchmarks.peers.peer import epoch_losses, sample
+from benchmarks.peers.peer import cut, epoch_losses, sample
 from benchmarks.peers.roofline import Peak, of_step
 from benchmarks.peers.workers import Cannot, Server, Trained, Worker, WorkerError
 from nnfast.backends import get_backend
 from nnfast.backends.cuda import CudaBackend
+from nnfast.backends.numpy.program import NumpyProgram
+from nnfast.benchmarking.bench import kink_distances, rows_of
 from nnfast.benchmarking.workloads import WORKLOADS, get_workload
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
@@ -112,7 +114,7 @@ def test_a_peer_does_the_same_work(name: str, workload: str) -> None:
     """On one sigmoid output, on two classes with a ragged last batch, and on a full batch of numbers."""
     if reason := PEERS[name].missing():
         pytest.skip(reason)
-    small = sample(get_workload(workload))
+    small = cut(get_workload(workload))
     with Worker(name, small, 1, None, None) as worker:
         sampled = worker.ask("sample")
         if isinstance(sampled, Cannot):
@@ -128,8 +130,29 @@ def results_of(workload: Any) -> Trained:
     return Trained(workload, workload.recipe(), epoch_losses(workload, peer.losses()), peer.parameters())
 
 
+@pytest.mark.parametrize("name", ["digits", "tab64", "mnist512"])
+def test_the_verified_steps_lie_far_from_kinks(name: str) -> None:
+    workload = get_workload(name)
+    verified = sample(workload, workload.recipe())
+    order, bounds = verified.stretch()
+    assert np.array_equal(bounds, cut(workload).stretch()[1])
+    program = get_backend("numpy").compile(verified.plan(), verified.recipe())
+    program.parameters = verified.initial_parameters()
+    assert isinstance(program, NumpyProgram)
+    assert kink_distances(program, rows_of(verified.source(), order[: bounds[1]])).min() > 1e-3
+
+    class Perturbed(type(verified)):  # type: ignore[misc]
+        def initial_parameters(self) -> Any:
+            parameters = super().initial_parameters()
+            noise = np.random.default_rng(1).uniform(-60, 60, parameters.shape) * np.finfo(np.float32).eps
+            return parameters * (1 + noise).astype(np.float32)
+
+    trained = dataclasses.replace(results_of(Perturbed(**vars(verified))), workload=verified)
+    verify("sixty roundings", trained, trained)
+
+
 def test_a_peer_that_did_other_work_is_not_timed() -> None:
-    workload = sample(get_workload("digits"))
+    workload = cut(get_workload("digits"))
     good = results_of(workload)
     verify("nnfast", good, good)
     moved = dataclasses.replace(good, parameters=good.parameters * np.float32(1.01))
@@ -139,16 +162,101 @@ def test_a_peer_that_did_other_work_is_not_timed() -> None:
         ("losses", good, dataclasses.replace(good, losses=good.losses * np.nan)),
         ("final loss", good, dataclasses.replace(good, parameters=good.parameters * np.float32(1.5))),
     ]:
-        with pytest.raises(DifferentResultsError, match=f"digits: other and nnfast's reference differ in their {what}"):
+        with pytest.raises(DifferentResultsError, match=f"other and nnfast's reference differ in their {what}"):
             verify("other", first_steps, whole)
 
 
-def test_the_command_ends_where_a_peer_did_other_work(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(TOLERANCES, "losses", -1.0)
-    code, _, error = run()
+def break_worker(monkeypatch: pytest.MonkeyPatch, name: str, at: str, how: str) -> None:
+    """Let one peer's worker raise or end when it is asked for something."""
+    ask = Worker.ask
+
+    def broken(self: Worker, what: str, *arguments: Any) -> Any:
+        if (self._process.name, what) == (name, at):
+            if how == "ends":
+                self._process.kill()
+                self._process.join()
+            else:
+                what = "no_such_question"
+        return ask(self, what, *arguments)
+
+    monkeypatch.setattr(Worker, "ask", broken)
+
+
+@pytest.mark.parametrize(
+    ("at", "how", "reason"),
+    [
+        (
+            "sample",
+            "raises",
+            "scikit-learn: 'no_such_question' failed: AttributeError: 'Server' object has no attribute",
+        ),
+        ("seconds", "ends", "scikit-learn: the process ended with -9 at 'seconds'"),
+        (None, None, "scikit-learn and nnfast's reference differ in their losses by 0.01, more than the 0.001"),
+    ],
+    ids=["raises", "ends", "other work"],
+)
+def test_a_peer_that_fails_is_a_cell_of_the_table(
+    at: str, how: str, reason: str, run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def wrong(name: str, first_steps: Trained, whole: Trained) -> dict[str, float]:
+        factor = 1.01 if name == "scikit-learn" and at is None else 1
+        return verify(name, first_steps, dataclasses.replace(whole, losses=factor * whole.losses))
+
+    monkeypatch.setattr("benchmarks.peers.measure.verify", wrong)
+    break_worker(monkeypatch, "scikit-learn", at, how)
+    files = {name: tmp_path / name for name in ("report.json", "page.md", "chart.svg")}
+    files["page.md"].write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    code, output, error = run(
+        "--workloads", "digits", "--json", str(files["report.json"]), "--write", str(files["page.md"]),
+        "--chart", str(files["chart.svg"]),
+    )  # fmt: skip
     assert code == 1
-    assert error.startswith("benchmarks.peers: xor: nnfast and nnfast's reference differ in their losses by")
-    assert error.count("\n") == 1
+    assert error.startswith(f"benchmarks.peers: digits: scikit-learn: {reason}")
+    assert ("Traceback" in error) == (how == "raises")
+    assert re.search(rf"(?m)^ +scikit-learn +- failed: {re.escape(reason)}", output)
+    (row,) = json.loads(files["report.json"].read_text())["modes"][0]["workloads"]
+    assert list(row["results"]) == [HOME]
+    assert row["results"][HOME]["samples_per_second"] > 0
+    assert row["failed"]["scikit-learn"]["reason"].startswith(reason)
+    page = files["page.md"].read_text()
+    assert "| failed | " in page
+    assert f"- digits: scikit-learn failed: {reason}" in page
+    assert "<svg" in files["chart.svg"].read_text()
+
+
+def test_without_the_large_product_only_the_share_of_it_is_missing(
+    run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    break_worker(monkeypatch, "blas", "prepare_product", "ends")
+    file = tmp_path / "page.md"
+    file.write_text(f"{tables.BEGIN}\n{tables.END}\n")
+    code, output, error = run("--workloads", "xor", "--write", str(file), peers="nnfast")
+    assert code == 1
+    assert error == "benchmarks.peers: xor: BLAS's product: blas: the process ended with -9 at 'prepare_product'\n"
+    assert output.count("\nxor ") == 1
+    assert "of BLAS's large product" not in file.read_text()
+
+
+def test_where_all_fail_nothing_is_drawn(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setitem(TOLERANCES, "losses", -1.0)
+    code, output, error = run("--chart", str(tmp_path / "chart.svg"), peers="nnfast")
+    assert code == 1
+    assert [line.split(": ")[1] for line in error.splitlines()] == ["xor", "digits", "--chart"]
+    assert re.search(r"(?m)^digits +nnfast +- failed: ", output)
+
+
+def test_an_end_of_the_run_loses_no_row(run: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def interrupted(workload: Any, *arguments: Any) -> dict[str, Any]:
+        if workload.name == "digits":
+            raise KeyboardInterrupt
+        return measure(workload, *arguments)
+
+    monkeypatch.setattr("benchmarks.peers.__main__.measure", interrupted)
+    file = tmp_path / "report.json"
+    with pytest.raises(KeyboardInterrupt):
+        run("--json", str(file), peers="nnfast")
+    ((row,),) = (mode["workloads"] for mode in json.loads(file.read_text())["modes"])
+    assert row["results"][HOME]["samples_per_second"] > 0
 
 
 def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -160,7 +268,7 @@ def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: p
         return ask(self, what, *arguments)
 
     monkeypatch.setattr(Worker, "ask", recorded)
-    row = measure(sample(get_workload("digits")), ["scikit-learn", HOME], 1, 2, None, None)
+    row = measure(cut(get_workload("digits")), ["scikit-learn", HOME], 1, 2, None, None)
     assert asked[:4] == ["sample", "prepare"] * 2
     assert "seconds" not in asked[: asked.index("calls_for")]
     assert asked.count("seconds") == 2 * 3  # two rounds of two peers and BLAS
@@ -170,16 +278,16 @@ def test_peers_are_timed_in_turn_and_only_after_all_were_verified(monkeypatch: p
 
 def test_a_worker_that_fails_says_why() -> None:
     with (
-        Worker("nnfast", sample(get_workload("xor")), 1, None, None) as worker,
-        pytest.raises(WorkerError, match="nnfast: 'seconds' failed"),
+        Worker("nnfast", cut(get_workload("xor")), 1, None, None) as worker,
+        pytest.raises(WorkerError, match=r"nnfast: 'seconds' failed: AttributeError: .*\nTraceback"),
     ):
         worker.ask("seconds", 1)  # of nothing: prepare() was left out
 
 
 @pytest.mark.parametrize("name", WORKLOADS)
-def test_a_sample_has_a_few_steps_and_the_ragged_one(name: str) -> None:
+def test_a_cut_workload_has_a_few_steps_and_the_ragged_one(name: str) -> None:
     workload = get_workload(name)
-    small = sample(workload)
+    small = cut(workload)
     assert small.steps == 5
     last = np.diff(small.stretch()[1])[-1]
     assert last == (workload.rows % workload.batch_size or workload.batch_size)
@@ -214,7 +322,7 @@ def test_without_a_gpu_one_line_says_so(capsys: pytest.CaptureFixture[str], monk
 
 @pytest.mark.parametrize("name", ["numpy", "numba", HOME])
 def test_nnfast_s_peers_of_a_gpu_do_the_same_work(emulated_gpu: Any, name: str) -> None:
-    server = Server(name, sample(get_workload("digits"), steps=3), 1, "cuda")
+    server = Server(name, cut(get_workload("digits"), steps=3), 1, "cuda")
     _, first_steps = server.sample()
     verify(name, first_steps, server.prepare())
     assert server.seconds(1) > 0
@@ -239,7 +347,7 @@ def test_pytorch_s_graphs_do_the_same_work(workload: str) -> None:
     """All but the capture: on a CPU the step is run where a graph would be replayed."""
     if reason := PEERS["torch-graphs"].missing():
         pytest.skip(reason)
-    with Worker("torch-graphs", sample(get_workload(workload)), 1, None, None, "cpu") as worker:
+    with Worker("torch-graphs", cut(get_workload(workload)), 1, None, None, "cpu") as worker:
         verify("torch-graphs", worker.ask("sample")[1], worker.ask("prepare"))
 
 
@@ -247,7 +355,7 @@ def test_a_library_without_a_gpu_says_that_it_cannot() -> None:
     for name, reason in (("torch", "sees no CUDA device"), ("jax", "has no device cuda")):
         if PEERS[name].missing():
             continue
-        with Worker(name, sample(get_workload("digits")), 1, None, None, "cuda") as worker:
+        with Worker(name, cut(get_workload("digits")), 1, None, None, "cuda") as worker:
             answer = worker.ask("sample")
         if isinstance(answer, Cannot):
             assert reason in answer.reason
@@ -293,6 +401,24 @@ def test_a_gpu_s_figures_are_printed_and_written(
     assert "Emulated GPU" in (tmp_path / "chart.svg").read_text()
 
 
+def test_a_gpu_s_figures_are_kept_where_the_roofline_fails(
+    emulated_gpu: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def measured(workload: Any, *arguments: Any) -> dict[str, Any]:
+        return measure(workload, [HOME], 1, 1, None, None)
+
+    def fail(*arguments: Any) -> None:
+        raise OSError("no such property")
+
+    monkeypatch.setattr("benchmarks.peers.__main__.measure", measured)
+    monkeypatch.setattr("benchmarks.peers.__main__.of_step", fail)
+    assert main(["--device", "cuda", "--small", "--workloads", "digits", "--peers", "nnfast"]) == 1
+    output, error = capsys.readouterr()
+    assert re.search(r"(?m)^digits +nnfast +[\d,]+ ", output)
+    assert "roofline" in output
+    assert error.startswith("benchmarks.peers: digits: roofline: OSError: no such property\nTraceback")
+
+
 def test_a_counter_counts() -> None:
     # The clock of the process, in nanoseconds: a virtual machine often has no counter of instructions
     try:
@@ -314,6 +440,7 @@ def test_a_counter_counts() -> None:
         (["--workloads", "mnist"], "unknown name 'mnist'; known: xor, digits"),
         (["--peers", "nnfast,keras"], "unknown name 'keras'; known: scikit-learn"),
         (["--rounds", "0"], "must be a positive integer, got '0'"),
+        (["--json", "no/such/report.json"], "--json: no/such is no directory"),
     ],
 )
 def test_wrong_usage_names_what_is_known(

@@ -34,7 +34,8 @@ if TYPE_CHECKING:
     )
     from .networks.named import lenet5
     from .networks.network import Network, multilayer_perceptron
-    from .training.train import DivergenceError, EarlyStopping, train
+    from .training.stopping import DivergenceError, EarlyStopping
+    from .training.train import train
 
 __version__ = "0.1.0"
 
@@ -58,7 +59,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "backends": ("BackendUnavailableError", "get_backend"),
     "models.history": ("EpochRecord", "History"),
     "models.model": ("Model",),
-    "training.train": ("DivergenceError", "EarlyStopping", "train"),
+    "training.stopping": ("DivergenceError", "EarlyStopping"),
+    "training.train": ("train",),
     "estimators": ("MLPClassifier", "MLPRegressor"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}

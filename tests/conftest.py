@@ -6,24 +6,31 @@ import ast
 import functools
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 
-from nnfast.backends import Backend, get_backend, unavailable
+from nnfast.backends import NAMES, Backend, get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend
 from tests.cuda import gate, gxx
 from tests.cuda.twin import make_twin
 
-# The twin runs the CUDA backend's own code on the CPU; "cuda" runs it on a GPU, where there is one.
-FASTER_BACKENDS = (
-    "numba",
-    "cuda-twin-wide",
-    "cuda-twin-narrow",
-    *(pytest.param(f"cuda:{path}", marks=pytest.mark.cuda) for path in ("wide", "narrow")),
-)
+# A backend that is tested under other names than its own. The twin runs the CUDA backend's own code on the CPU;
+# "cuda" runs it on a GPU, where there is one. The narrow path is for dense networks alone.
+VARIANTS = {"cuda": ("cuda-twin-wide", "cuda-twin-narrow", "cuda:wide", "cuda:narrow")}
+
+
+def faster_backends(names: Iterable[str]) -> list[str]:
+    """What is held to the NumPy backend, where there are backends of these names."""
+    return [variant for name in names if name != "numpy" for variant in VARIANTS.get(name, (name,))]
+
+
+FASTER_BACKENDS = [
+    pytest.param(name, marks=pytest.mark.cuda if name.startswith("cuda:") else ()) for name in faster_backends(NAMES)
+]
+FASTER_IMAGE_BACKENDS = [parameter for parameter in FASTER_BACKENDS if not parameter.values[0].endswith("narrow")]
 
 # A machine with a GPU runs the tests marked cuda with CuPy, numpy, scipy, numba, scikit-learn, safetensors and pytest
 # alone (test_bare_machine.py). Without hypothesis, the files that import it are not collected.
@@ -33,10 +40,6 @@ if find_spec("hypothesis"):
     # No test asserts a time: how long an example takes says more of the machine than of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
-
-
-# The narrow path is for dense networks alone.
-FASTER_IMAGE_BACKENDS = ("numba", "cuda-twin-wide", pytest.param("cuda:wide", marks=pytest.mark.cuda))
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

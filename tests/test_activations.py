@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import re
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nnfast.formulas.activations import ACTIVATIONS, Activation, get_activation
+from nnfast.formulas.activations import ACTIVATIONS, ALIASES, Activation, get_activation
 from nnfast.formulas.derivatives import one_sided_slopes
 from nnfast.formulas.formula import FormulaError, numpy_function
 from nnfast.formulas.intervals import contains
+from tests.tables import reference
 from tests.tolerances import FORMULA
 
 POINTS = np.array([0, 1e-4, -1e-4, 0.5, -0.5, 3.7, -3.7, 20, -20, 1000, -1000], dtype=np.float64)
@@ -52,7 +54,8 @@ def test_values_are_the_textbook_s_to_the_last_digits_and_nothing_overflows(name
     z = POINTS.astype(dtype)
     with np.errstate(over="raise", invalid="raise", divide="raise"):
         values = ACTIVATIONS[name].function(z)
-    expected = np.array([TEXTBOOK[name](float(point)) for point in z])
+    textbook = reference(TEXTBOOK, name, "TEXTBOOK in tests/test_activations.py")
+    expected = np.array([textbook(float(point)) for point in z])
     # Rounding an exponent z is an error in exp(z) |z| times as large.
     amplified = 1 + abs(z.astype(np.float64))
     assert values.dtype == dtype
@@ -118,10 +121,14 @@ def test_softmax_s_backward_is_its_jacobian() -> None:
     np.testing.assert_allclose(softmax.backward(z, softmax.function(z), gradient)[0], slopes, rtol=1e-8, atol=1e-10)
 
 
-def test_only_what_the_derivative_names_is_kept() -> None:
-    assert {name for name in ELEMENTWISE if ACTIVATIONS[name].derivative_uses_z} == {
-        "silu", "gelu", "mish", "hard_sigmoid", "hard_swish", "exp",
-    }  # fmt: skip
+@pytest.mark.parametrize("name", ELEMENTWISE)
+def test_only_what_the_derivative_names_is_kept(name: str) -> None:
+    """Where the derivative does without z, it is computed without z: from None, which no number can be taken of."""
+    activation = ACTIVATIONS[name]
+    a = activation.function(POINTS)
+    assert activation.derivative_uses_z == ("z" in re.findall(r"\w+", activation.derivative))
+    if not activation.derivative_uses_z:
+        activation.derivative_function(None, a)
 
 
 def test_a_wrong_derivative_is_refused_with_the_point() -> None:
@@ -151,6 +158,22 @@ def test_unknown_names_are_refused_with_the_known_ones() -> None:
     with pytest.raises(ValueError, match=r"unknown activation 'rellu'; known: identity, sigmoid"):
         get_activation("rellu")
     assert get_activation("swish") is ACTIVATIONS["silu"]
+
+
+@pytest.mark.parametrize("name", [*ACTIVATIONS, *ALIASES])
+def test_a_name_of_the_table_stands_for_the_table_s_formulas_alone(name: str) -> None:
+    with pytest.raises(
+        FormulaError, match=rf"activation '{name}' differs from .* in .*value.*: give it a name of its own"
+    ):
+        Activation(name, value="2.5 * z", derivative="2.5")
+
+
+@pytest.mark.parametrize("name", ACTIVATIONS)
+def test_a_row_of_the_table_may_be_written_again_and_have_other_constants(name: str) -> None:
+    row = ACTIVATIONS[name]
+    assert dataclasses.replace(row) == row
+    other = dataclasses.replace(row, constants={key: 1.125 * value for key, value in row.constants})
+    assert (other == row) == (not row.constants)
 
 
 def test_activations_are_values() -> None:

@@ -1,18 +1,24 @@
-"""What the README and the tutorial tell a reader to do, done."""
+"""What the README, the tutorial and the guides tell a reader to do, done."""
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import subprocess
+import sys
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from nnfast import MLPClassifier, MLPRegressor
 from nnfast.cli import main
 from nnfast.cli.exit_codes import OK
 
 ROOT = Path(__file__).resolve().parents[1]
+GUIDE = "docs/guides/replace-sklearn-mlp.md"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -24,13 +30,58 @@ def _in_an_empty_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md"])
-def test_the_python_of_a_document_runs_from_its_top_to_its_end(document: str) -> None:
+def imports(program: str, package: str) -> bool:
+    return re.search(rf"^(?:import|from) {package}\b", program, re.MULTILINE) is not None
+
+
+def run(document: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Run a document's programs from its top to its end, but for those that import these packages."""
     names: dict[str, Any] = {}
     programs = [block for block in blocks(document, "python") if ">>>" not in block]
     assert len(programs) >= 3
     for program in programs:
-        exec(compile(program, document, "exec"), names)
+        if not any(imports(program, package) for package in without):
+            exec(compile(program, document, "exec"), names)
+    return names
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", GUIDE])
+def test_the_python_of_a_document_runs_from_its_top_to_its_end(document: str) -> None:
+    run(document, without=("mlflow",) if find_spec("skl2onnx") else ("mlflow", "skl2onnx"))
+
+
+@pytest.mark.filterwarnings("ignore")  # MLflow's own, and those of the packages that it brings
+def test_the_guide_s_mlflow_call_saves_a_model_that_loads(tmp_path: Path) -> None:
+    pytest.importorskip("mlflow")
+    names = run(GUIDE, without=("skl2onnx",))
+    loaded = names["mlflow"].sklearn.load_model(str(tmp_path / "model"))
+    given, expected = (model.predict_proba(names["X_test"]) for model in (loaded, names["pipeline"]))
+    assert (given == expected).all()
+
+
+@pytest.mark.parametrize("kind", [MLPClassifier, MLPRegressor])
+@pytest.mark.parametrize("solver", ["adam", "sgd", "lbfgs"])
+def test_the_guide_names_every_type_that_mlflow_s_format_asks_about(kind: Any, solver: str) -> None:
+    skops = pytest.importorskip("skops.io", reason="skops, which MLflow saves with, is not installed")
+    fitted = kind(hidden_layer_sizes=(3,), solver=solver, max_iter=500, tol=1e9)
+    fitted.fit([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
+    asked = skops.get_untrusted_types(data=skops.dumps(fitted))
+    assert f"{kind.__module__}.{kind.__name__}" in asked
+    text = (ROOT / GUIDE).read_text()
+    assert [name for name in asked if name.rpartition(".")[2] not in text] == []
+
+
+def test_a_type_checker_has_nothing_against_the_python_of_the_documents() -> None:
+    pytest.importorskip("mypy")
+    for name in ("README", "docs/tutorial"):
+        programs = [block for block in blocks(f"{name}.md", "python") if ">>>" not in block]
+        Path(f"{Path(name).name.lower()}.py").write_text("\n".join(programs))
+    options = ["--strict", "--config-file=", "--ignore-missing-imports", "--follow-imports=silent"]
+    checked = subprocess.run(
+        [sys.executable, "-m", "mypy", *options, "readme.py", "tutorial.py"],
+        env={**os.environ, "MYPYPATH": str(ROOT)}, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
 def test_a_session_in_the_readme_ends_as_it_shows() -> None:

@@ -82,6 +82,42 @@ def test_the_order_of_a_tables_columns_does_not_matter():
     np.testing.assert_array_equal(encoding.transform(shuffled), encoding.transform(table))
 
 
+@given(order=st.permutations(["a", "b", "c"]), library=st.sampled_from(["pandas", "polars"]))
+def test_the_order_of_a_data_frames_columns_does_not_matter(order, library):
+    frames = pytest.importorskip(library)
+    columns = {"a": [1.0, 2.0], "b": [10.0, 30.0], "c": [5.0, 9.0]}
+    encoding = InputEncoding.fit(frames.DataFrame(columns))
+    assert encoding.names == ("a", "b", "c")
+    expected = [[-1, -1, -1], [1, 1, 1]]
+    for fitted in (encoding, InputEncoding.fit(frames.DataFrame(columns).to_numpy(), names=["a", "b", "c"])):
+        shuffled = frames.DataFrame({name: columns[name] for name in order})
+        np.testing.assert_array_equal(fitted.transform(shuffled), expected)
+        np.testing.assert_array_equal(fitted.transform(frames.DataFrame(columns).to_numpy()), expected)
+
+
+def test_a_data_frames_missing_and_extra_columns_are_refused_by_name():
+    pandas = pytest.importorskip("pandas")
+    encoding = InputEncoding.fit(pandas.DataFrame({"a": [1, 2], "b": [3, 5]}))
+    with pytest.raises(ValueError, match="lack the columns 'b' and have the unknown columns 'c'"):
+        encoding.transform(pandas.DataFrame({"a": [1], "c": [1]}))
+    with pytest.raises(ValueError, match="the inputs have the unknown columns 'c';"):
+        encoding.transform(pandas.DataFrame({"a": [1], "b": [1], "c": [1]}))
+    with pytest.raises(ValueError, match="'a' occurs more than once"):
+        encoding.transform(pandas.DataFrame([[1, 2]], columns=["a", "a"]))
+    with pytest.raises(TypeError, match="column names must be strings, got 1"):
+        InputEncoding.fit(pandas.DataFrame({"a": [1, 2], 1: [3, 5]}))
+
+
+def test_a_data_frame_whose_columns_are_numbered_is_a_matrix():
+    pandas = pytest.importorskip("pandas")
+    numbered = pandas.DataFrame([[1, 10], [2, 30]])
+    assert InputEncoding.fit(numbered).names is None
+    named = InputEncoding.fit(pandas.DataFrame({"a": [1, 2], "b": [10, 30]}))
+    np.testing.assert_array_equal(named.transform(numbered), [[-1, -1], [1, 1]])
+    unnamed = InputEncoding.fit(numbered.to_numpy())
+    np.testing.assert_array_equal(unnamed.transform(pandas.DataFrame({"b": [1], "a": [10]})), [[-1, -1]])
+
+
 def test_an_unknown_category_is_refused_with_row_column_value_and_the_known():
     encoding = InputEncoding.fit(table_of(color=["red", "blue"]))
     with pytest.raises(ValueError, match=r"'color' holds the unknown category 'green' in row 1 .* 'blue', 'red'"):

@@ -23,7 +23,7 @@ from nnfast import (
     train,
 )
 from nnfast.formulas.losses import LOSSES
-from nnfast.training.train import EarlyStopping
+from nnfast.training.stopping import EarlyStopping
 from tests.test_estimators_same_model import distance, make_data, weights_of
 from tests.tolerances import SAME_MODEL, difference
 
@@ -180,6 +180,14 @@ def test_callbacks_hear_of_every_epoch_and_can_end_the_fit() -> None:
     assert records[-1].metrics["validation_accuracy"] == fitted.score(X, y)
 
 
+@pytest.mark.parametrize("answer", [True, np.True_, np.bool_(1)])
+def test_a_callback_ends_a_fit_by_the_answers_that_end_a_run_of_train(answer: Any) -> None:
+    X, y = make_data("regression")
+    callbacks = [lambda record: answer if record.epoch == 2 else None]
+    assert regressor(callbacks=callbacks).fit(X, y).n_iter_ == 2
+    assert train(Network(6, [Dense(1)]), X, y, epochs=9, callbacks=callbacks).history.epochs == 2
+
+
 @pytest.mark.parametrize("task", ["binary", "multiclass", "multilabel", "regression", "multi-output"])
 def test_validation_data_is_judged_after_every_epoch(task: str) -> None:
     X, y = make_data(task)
@@ -284,6 +292,8 @@ def test_dtype_is_that_of_weights_and_predictions(dtype: Any) -> None:
         ({"network": "big"}, "network"),
         ({"validation_data": (1,)}, "validation_data"),
         ({"monitor": 3}, "monitor"),
+        ({"monitor": "nope"}, "'monitor' parameter of MLPRegressor must be a str among .*'f1_macro'.* Got 'nope'"),
+        ({"callbacks": [3]}, "callbacks must be functions that take an EpochRecord, got 3"),
         ({"solver": "lbfgs", "dropout": 0.5}, "dropout=0.5 needs solver='sgd' or 'adam'"),
         ({"solver": "lbfgs", "l1": 0.5}, "l1=0.5 needs solver"),
         ({"solver": "lbfgs", "callbacks": [print]}, "callbacks"),
@@ -293,8 +303,11 @@ def test_dtype_is_that_of_weights_and_predictions(dtype: Any) -> None:
 )
 def test_what_cannot_be_is_refused(parameters: dict[str, Any], match: str) -> None:
     X, y = make_data("regression")
+    estimator = regressor(**parameters)
     with pytest.raises((InvalidParameterError, ValueError, TypeError), match=match):
-        regressor(**parameters).fit(X, y)
+        estimator.fit(X, y)
+    if next(iter(parameters)) in ("monitor", "callbacks"):
+        assert not hasattr(estimator, "coefs_"), "nothing was begun"
 
 
 def test_held_out_rows_of_another_kind_are_refused() -> None:
@@ -326,3 +339,32 @@ def test_rows_that_fit_are_not_copied() -> None:
         peak = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
         assert (peak > X.nbytes) == fortran, f"peak {peak} bytes beside rows of {X.nbytes}"
+
+
+@pytest.mark.parametrize("make", [classifier, regressor])
+def test_masked_values_are_refused_and_never_trained_on(make: Any) -> None:
+    X, y = make_data("binary")
+    weights = np.ones(len(y))
+    fitted = make(max_iter=2).fit(X, y)
+
+    def masked(array: Any) -> Any:
+        hidden = np.zeros(array.shape, bool)
+        hidden[3] = True
+        return np.ma.MaskedArray(array, hidden)
+
+    for call, message in (
+        (lambda: fitted.fit(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.fit(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.fit(X, y, masked(weights)), "sample_weight holds 1 masked values"),
+        (lambda: fitted.partial_fit(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.partial_fit(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.predict(masked(X)), "X holds 6 masked values"),
+        (lambda: fitted.score(masked(X), y), "X holds 6 masked values"),
+        (lambda: fitted.score(X, masked(y)), "y holds 1 masked values"),
+        (lambda: fitted.score(X, y, masked(weights)), "sample_weight holds 1 masked values"),
+        (lambda: make(validation_data=(masked(X), y)).fit(X, y), "X holds 6 masked values"),
+        (lambda: make(validation_data=(X, masked(y))).fit(X, y), "y of validation_data holds 1 masked values"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert fitted.score(np.ma.MaskedArray(X), np.ma.MaskedArray(y)) == fitted.score(X, y)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import threading
 import warnings
@@ -26,7 +25,7 @@ def classifier(**parameters: Any) -> MLPClassifier:
 def test_ctrl_c_keeps_the_model_as_far_as_it_is(delay: float) -> None:
     X, y = make_data("multiclass")
     classifier().fit(X, y)  # loads what is loaded once
-    timer = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGINT))
+    timer = threading.Timer(delay, signal.raise_signal, (signal.SIGINT,))
     estimator = classifier(max_iter=10**7, tol=0, n_iter_no_change=10**7)
     timer.start()
     with pytest.warns(UserWarning, match="Training interrupted by user"):
@@ -68,13 +67,18 @@ def test_verbose_prints_scikit_learns_lines(capsys: pytest.CaptureFixture[str]) 
     assert "Stopping." in lines[half - 1]
 
 
-def test_verbose_on_a_terminal_is_a_bar(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verbose_prints_the_same_lines_where_standard_error_is_a_terminal(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As in `python train.py > log.txt`: the log gets every line, and the terminal is not written to."""
     X, y = make_data("multiclass")
     monkeypatch.setattr("sys.stderr.isatty", lambda: True, raising=False)
-    classifier(verbose=True, max_iter=3).fit(X, y)
+    fit_both("multiclass", X, y, verbose=True, max_iter=3)
     shown = capsys.readouterr()
-    assert shown.out == ""
-    assert "3/3" in shown.err
+    lines = shown.out.splitlines()
+    assert lines[:3] == lines[3:]
+    assert [line.partition(",")[0] for line in lines[:3]] == ["Iteration 1", "Iteration 2", "Iteration 3"]
+    assert shown.err == ""
 
 
 def test_many_threads_may_predict_with_one_model() -> None:

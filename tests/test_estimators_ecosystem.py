@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import importlib
 import inspect
 import os
 import pickle
@@ -22,7 +23,7 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import check_estimator
 
-from nnfast import Dense, MLPClassifier, MLPRegressor, Network
+from nnfast import Activation, Dense, MLPClassifier, MLPRegressor, Network
 from tests.test_estimators_same_model import SAME_MODEL, TASKS, assert_same, classes_of, distance, fit_both, make_data
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -255,6 +256,25 @@ def test_what_scikit_learn_cannot_express_is_not_converted() -> None:
     np.testing.assert_allclose(other.predict_proba(X), own.predict_proba(X), rtol=1e-9)
 
 
-def test_importing_nnfast_does_not_import_scikit_learn() -> None:
-    code = "import sys, nnfast; nnfast.train; assert 'sklearn' not in sys.modules; nnfast.MLPClassifier"
+@pytest.mark.parametrize("place", ["hidden", "output"])
+def test_a_formula_under_scikit_learn_s_name_for_another_is_not_converted(place: str) -> None:
+    steep = Activation("steep", value="tanh(2 * z)", derivative="2 * (1 - a) * (1 + a)", range="(-1, 1)")
+    hidden, output = {"hidden": (steep, "identity"), "output": ("tanh", steep)}[place]
+    X, y = make_data("regression")
+    fitted = MLPRegressor(network=Network(6, [Dense(4, hidden), Dense(1, output)]), max_iter=2).fit(X, y)
+    object.__setattr__(steep, "name", "tanh")  # as one that was pickled before its name was refused
+    with pytest.raises(ValueError, match="scikit-learn has no activation 'tanh'"):
+        fitted.to_sklearn()
+
+
+def test_importing_nnfast_does_not_import_scikit_learn_nor_the_estimators_skl2onnx() -> None:
+    code = "import sys, nnfast; nnfast.train; assert 'sklearn' not in sys.modules; nnfast.MLPClassifier; "
+    code += "assert 'skl2onnx' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
+
+
+def test_without_skl2onnx_the_converters_say_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "skl2onnx", None)
+    monkeypatch.delitem(sys.modules, "nnfast.estimators.onnx", raising=False)
+    with pytest.raises(ImportError, match=r"needs skl2onnx: pip install 'nnfast\[onnx\]'"):
+        importlib.import_module("nnfast.estimators.onnx")

@@ -337,7 +337,7 @@ def test_every_backend_fits_the_same_model(backend: Backend, solver: str) -> Non
 
 def test_long_epochs_are_cut_into_stretches_without_changing_the_model(monkeypatch: pytest.MonkeyPatch) -> None:
     X, y = make_data("multiclass")
-    monkeypatch.setattr("nnfast.estimators.stochastic.STRETCH_SECONDS", 1e-9)  # one step each
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 1e-9)  # one step each
     ours, theirs = fit_both("multiclass", X, y, max_iter=30)
     assert_same(ours, theirs, X)
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from nnfast.networks.initializers import INITIALIZERS
+from tests.tables import reference
 
 FAN_IN, FAN_OUT = 400, 600
 DEVIATIONS = {
@@ -25,11 +26,12 @@ DEVIATIONS = {
 
 @pytest.mark.parametrize("name", INITIALIZERS)
 def test_weights_have_the_stated_spread(name: str) -> None:
+    deviation = reference(DEVIATIONS, name, "DEVIATIONS in tests/test_initializers.py")
     weights = INITIALIZERS[name](np.random.default_rng(0), FAN_IN, FAN_OUT, FAN_OUT)
     assert weights.shape == (FAN_IN, FAN_OUT)
-    assert weights.std() == pytest.approx(DEVIATIONS[name], rel=0.01)
+    assert weights.std() == pytest.approx(deviation, rel=0.01)
     middle = 0.5 if name == "uniform_0_1" else 0.0
-    assert weights.mean() == pytest.approx(middle, abs=4 * DEVIATIONS[name] / 490)
+    assert weights.mean() == pytest.approx(middle, abs=4 * deviation / 490)
 
 
 @pytest.mark.parametrize(("fan_in", "fan_out"), [(5, 9), (9, 5), (4, 4), (1, 3)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 from typing import Any
 
@@ -16,7 +15,7 @@ from nnfast.training.train import train
 
 
 def press_ctrl_c() -> None:
-    os.kill(os.getpid(), signal.SIGINT)
+    signal.raise_signal(signal.SIGINT)
 
 
 def test_the_first_is_noted_and_the_second_interrupts_at_once() -> None:
@@ -68,7 +67,7 @@ def test_what_is_postponed_happens_at_the_end_as_often_as_it_was_asked_for() -> 
 
 
 def test_an_epoch_that_was_cut_short_is_not_counted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnfast.training.train.STRETCH_SECONDS", 0.0)  # a stretch is one step
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)  # a stretch is one step
     run, calls = NumpyProgram.run, []
 
     def interrupted_run(self: NumpyProgram, *arguments: Any) -> Any:

@@ -45,10 +45,10 @@ CALLS: dict[str, list[tuple[str, Words]]] = {
     "epoch.normalisation_backward": [("image_backward", {"row": "forward_row", **_GROUPS})],
     "epoch.forward": [
         ("sparse_outputs", {"row": "forward_row"}),
-        ("interleave", {"rows": "inputs", "groups": "outputs", "is_gradient": "", **_GROUPS}),
-        ("deinterleave", {"groups": "inputs", "rows": "outputs", **_GROUPS}),
         ("correlate", _PASS),
         ("image_forward", _PASS),
+        ("interleave", {"rows": "inputs", "groups": "outputs", "is_gradient": "", **_GROUPS}),
+        ("deinterleave", {"groups": "inputs", "rows": "outputs", **_GROUPS}),
         ("value", _ELEMENTS),
     ],
     "epoch.drop": [
@@ -67,8 +67,8 @@ CALLS: dict[str, list[tuple[str, Words]]] = {
         ("correlate", {"row": "backward_row", **_GROUPS}),
         ("interleave", {"rows": "whole", "groups": "target", "is_gradient": "", **_GROUPS}),
     ],
-    "epoch.add_gradients": [
-        ("add_gradient", {"row": "weight_gradient_row"}),
+    "epoch.add_pass_gradients": [("add_gradient", {"row": "weight_gradient_row"})],
+    "epoch.add_dense_gradients": [
         ("sparse_gradient", {"row": "weight_gradient_row"}),
         ("transpose", {"A": "transposed", "out": "w_gradient", "a_row": "rows", "out_row": "columns",
                        "rows": "columns", "columns": "stop"}),

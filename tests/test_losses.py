@@ -12,6 +12,7 @@ from nnfast.backends.numpy.program import delta_of_outputs, loss_of_outputs
 from nnfast.formulas.activations import ACTIVATIONS, Activation
 from nnfast.formulas.formula import FormulaError
 from nnfast.formulas.losses import CANONICAL_PAIRS, LOSSES, Loss, check_pair, check_target_values, get_loss
+from tests.tables import reference
 
 TEXTBOOK = {
     "squared_error": lambda a, y: (a - y) ** 2 / 2,
@@ -27,10 +28,11 @@ TEXTBOOK = {
 
 @pytest.mark.parametrize("name", LOSSES)
 def test_losses_are_the_textbook_s(name: str) -> None:
+    textbook = reference(TEXTBOOK, name, "TEXTBOOK in tests/test_losses.py")
     for a in (0.01, 0.3, 0.9):
         for y in (0.0, 0.2, 1.0):
             value = LOSSES[name].function(np.array([a]), np.array([y]))[0]
-            assert value == pytest.approx(TEXTBOOK[name](a, y), rel=1e-12, abs=1e-15)
+            assert value == pytest.approx(textbook(a, y), rel=1e-12, abs=1e-15)
 
 
 def test_log_cosh_keeps_its_digits_near_zero_and_far_away() -> None:
@@ -83,8 +85,9 @@ def test_pairs_outside_the_domain_are_refused_by_name() -> None:
 
 def test_an_activation_of_the_same_name_is_not_taken_for_the_canonical_partner() -> None:
     other = Activation(
-        "sigmoid", value="0.5 + 0.25 * z / (1 + abs(z)) + 0 * z", derivative="0.25 / (1 + abs(z))**2", range="(0, 1)"
+        "mine", value="0.5 + 0.25 * z / (1 + abs(z)) + 0 * z", derivative="0.25 / (1 + abs(z))**2", range="(0, 1)"
     )
+    object.__setattr__(other, "name", "sigmoid")  # as one that was pickled before its name was refused
     z, y = np.array([[2.0]]), np.array([[1.0]])
     a = other.function(z)
     assert delta_of_outputs(other, LOSSES["binary_cross_entropy"], z, a, y) != a - y
@@ -108,6 +111,16 @@ def test_unknown_losses_and_reductions_are_refused() -> None:
         get_loss("mse")
     with pytest.raises(ValueError, match="reduction must be one of mean, sum, got 'none'"):
         Loss("mine", value="a - y", derivative="1", reduction="none")
+
+
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_name_of_the_table_stands_for_the_table_s_formulas_alone(name: str) -> None:
+    with pytest.raises(FormulaError, match=rf"loss '{name}' differs from .* in .*value.*: give it a name of its own"):
+        Loss(name, value="7 * (a - y)**2", derivative="14 * (a - y)")
+    other = {"mean": "sum", "sum": "mean"}[LOSSES[name].reduction]
+    with pytest.raises(FormulaError, match=r"differs from .* in reduction:"):
+        dataclasses.replace(LOSSES[name], reduction=other)
+    assert dataclasses.replace(LOSSES["huber"], constants={"delta": 2.0}) != LOSSES["huber"]
 
 
 @pytest.mark.parametrize("name", LOSSES)

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
+import pickle
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -12,6 +16,7 @@ from nnfast.formulas.activations import ACTIVATIONS, Activation
 from nnfast.networks.initializers import INITIALIZERS
 from nnfast.networks.layers import (
     AveragePool2D,
+    BaseLayer,
     BatchNorm,
     Conv2D,
     Dense,
@@ -97,6 +102,10 @@ REFUSED = {
         lambda: Network(3, [Dense(3), Dense(4, "softmax"), Dense(2)]),
         r"layer 1 \(Dense\): activation 'softmax' is for the last layer only",
     ),
+    "a kind of one's own": (
+        lambda: Network(3, [type("Own", (BaseLayer,), {"kind": "Own"})(), Dense(1)]),
+        r"layer 0 must be one of Dense, Dropout, .*BatchNorm",
+    ),
     "something else": (lambda: Network(3, ["dense"]), r"layer 0 must be one of Dense, Dropout, .*, got 'dense'"),
     "a kernel that is too large": (
         lambda: Network((8, 8), [Conv2D(3, 3), Conv2D(3, 7, padding=(0, 1)), Flatten(), Dense(1)]),
@@ -179,6 +188,23 @@ def test_the_summary_counts_parameters() -> None:
     for part in ("Flatten", "Dropout(0.25)", "softmax", "(100,)", "6,500", "1,010"):
         assert part in summary
     assert all(line == line.rstrip() for line in summary.splitlines())
+
+
+def test_layers_and_shapes_may_come_from_any_iterable() -> None:
+    layers = [Dense(3, "relu"), Dense(1)]
+    network = Network(4, layers)
+    assert (network.input_shape, network.layers) == ((4,), tuple(layers))
+    for same in (
+        Network((4,), tuple(layers)),
+        Network([4], iter(layers)),
+        Network(input_shape=np.array([4]), layers=layers),
+        dataclasses.replace(Network(7, layers), input_shape=4),
+        pickle.loads(pickle.dumps(network)),
+        copy.deepcopy(network),
+    ):
+        assert same == network
+        assert hash(same) == hash(network)
+        assert repr(same) == repr(network)
 
 
 def test_layers_print_as_they_are_written() -> None:

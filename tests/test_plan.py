@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, replace
+
 import numpy as np
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
 from nnfast.networks.network import Network
 from nnfast.plans.listing import placed_arrays
-from nnfast.plans.plan import (
+from nnfast.plans.operations import (
     ALIGNMENT,
-    ROW_GROUP,
+    BaseOperation,
     BatchNormOperation,
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
+    Learnt,
     Span,
-    make_plan,
 )
+from nnfast.plans.plan import ROW_GROUP, Plan, make_plan
+from tests.image_networks import IMAGE_NETWORKS
 
 layers = st.one_of(
     st.builds(Dense, st.integers(1, 30), st.sampled_from(["tanh", "silu"]), st.booleans()),
@@ -49,17 +54,9 @@ networks = st.builds(
 @given(network=networks, rows=st.integers(1, 40))
 def test_parameters_and_state_fill_their_vectors_in_order_without_gaps(network: Network, rows: int) -> None:
     plan = make_plan(network, rows)
-    spans = []
-    state = []
-    for op in plan.operations:
-        if isinstance(op, DenseOperation | ConvolutionOperation):
-            spans += [op.weights, op.bias]
-        elif isinstance(op, BatchNormOperation):
-            spans += [op.gamma, op.beta]
-            state += [op.running_mean, op.running_variance]
-    for found, size in ((spans, plan.parameter_count), (state, plan.state_count)):
+    for named, size in ((plan.named_parameters, plan.parameter_count), (plan.named_state, plan.state_count)):
         end = 0
-        for span in filter(None, found):
+        for span in named.values():
             assert span.offset == end
             end = span.end
         assert end == size
@@ -153,6 +150,51 @@ def test_a_convolution_draws_by_its_fans_and_batch_norm_starts_as_the_identity()
     assert not norm.running_mean.view(state).any()
     assert (norm.running_variance.view(state) == 1).all()
     assert norm.gamma not in plan.weight_spans
+
+
+@dataclass(frozen=True)
+class Scaling(BaseOperation):
+    """An operation that the package does not know: outputs = scale * inputs, and a mean that follows them."""
+
+    scale: Span
+    mean: Span
+
+    @property
+    def parameters(self) -> dict[str, Learnt]:
+        return {"scale": Learnt(self.scale, 0.5, is_weight=True)}
+
+    @property
+    def state(self) -> dict[str, Learnt]:
+        return {"mean": Learnt(self.mean, 2.0)}
+
+
+def with_scaling() -> Plan:
+    """A dense network with a Scaling between its layers."""
+    plan = make_plan(Network(3, [Dense(4), Dense(2)]), 5)
+    first, last = plan.operations
+    end = plan.parameter_count
+    scaling = Scaling(
+        7, None, first.outputs, first.outputs, first.gradient, first.gradient, Span(end, (4,)), Span(0, (4,))
+    )
+    return replace(plan, operations=(first, scaling, last), parameter_count=end + 4, state_count=4)
+
+
+def test_what_an_operation_learns_is_named_started_weighed_and_counted_by_what_it_says() -> None:
+    plan, known = with_scaling(), make_plan(Network(3, [Dense(4), Dense(2)]), 5)
+    assert plan.named_parameters == known.named_parameters | {"layers.7.scale": Span(26, (4,))}
+    assert plan.named_state == {"layers.7.mean": Span(0, (4,))}
+    np.testing.assert_array_equal(plan.initial_parameters(3), [*known.initial_parameters(3), *[0.5] * 4])
+    np.testing.assert_array_equal(plan.initial_state(), [2.0] * 4)
+    assert {*plan.weight_spans} == {*known.weight_spans, Span(26, (4,))}
+    assert plan.flops_per_row() == known.flops_per_row() + 6 * 4
+
+
+def test_the_estimators_arrays_are_all_that_a_plan_learns(monkeypatch: pytest.MonkeyPatch) -> None:
+    networks = pytest.importorskip("nnfast.estimators.networks", reason="scikit-learn is not installed")
+    monkeypatch.setattr(np, "empty", lambda shape, dtype: np.full(shape, -1, dtype))
+    for plan in (with_scaling(), *(make_plan(network, 1) for network, _ in IMAGE_NETWORKS.values())):
+        flat = np.arange(plan.parameter_count)
+        np.testing.assert_array_equal(networks.flatten(plan, *networks.unflatten(plan, flat), flat.dtype), flat)
 
 
 @given(network=networks, rows=st.integers(1, 40))

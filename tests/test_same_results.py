@@ -319,6 +319,14 @@ def test_a_summed_loss_is_not_divided(backend: Backend) -> None:
     assert loss == pytest.approx(source.sample_weight @ errors + 0.25 * (weights**2).sum(), rel=1e-12)
 
 
+def test_a_layer_computes_its_formula_whatever_its_name(faster_image_backend: Backend) -> None:
+    """An activation that was pickled before its name was refused."""
+    twice = Activation("twice", value="2 * z", derivative="2")
+    object.__setattr__(twice, "name", "identity")
+    network = Network((4, 4), [Conv2D(2, 3, activation=twice), BatchNorm(activation=twice), Flatten(), Dense(1)])
+    assert_one_step_agrees(faster_image_backend, network, recipe("squared_error"), rows=3)
+
+
 def test_formulas_of_ones_own_work_everywhere(faster_backend: Backend) -> None:
     swoosh = Activation(
         "swoosh",

@@ -11,20 +11,36 @@ from nnfast.formulas.schedules import (
     SCHEDULES,
     CosineDecay,
     InverseScaling,
+    Plateau,
     ReduceOnPlateau,
     Span,
     StepDecay,
     get_schedule,
 )
+from tests.tables import reference
 
 SPAN = Span(steps_per_epoch=10, total_steps=100)
 STEPS = np.arange(100)
 
 
+# The factor of a step, of ten an epoch and a hundred in all, with the options that the schedule has by itself. What a
+# plateau does depends on losses, and has a test of its own.
+TEXTBOOK = {
+    "constant": lambda step: 1,
+    "step": lambda step: 0.5 ** (step // 100),
+    "exponential": lambda step: 0.95 ** (step / 10),
+    "inverse_scaling": lambda step: 1 / math.sqrt(step + 1),
+    "cosine": lambda step: (1 + math.cos(math.pi * step / 100)) / 2,
+    "plateau": lambda step: 1,
+}
+
+
 @pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_is_a_function_of_the_step_wherever_a_stretch_begins(name: str) -> None:
+def test_a_schedule_is_the_textbook_s_wherever_a_stretch_begins(name: str) -> None:
+    textbook = reference(TEXTBOOK, name, "TEXTBOOK in tests/test_schedules.py")
     schedule = get_schedule(name)
     whole = schedule.factors(STEPS, SPAN)
+    np.testing.assert_allclose(whole, [textbook(step) for step in STEPS], rtol=1e-12)
     assert whole.shape == (100,)
     assert whole.dtype == np.float64
     assert (whole > -1e-15).all()
@@ -58,10 +74,10 @@ def test_cosine_warms_up_and_ends_at_its_final_factor() -> None:
 
 
 def test_a_plateau_lowers_the_rate_after_patience_and_never_below_the_minimum() -> None:
-    plateau = ReduceOnPlateau(factor=0.1, patience=2, tolerance=0.01, minimum=0.01).start()
+    schedule, plateau = ReduceOnPlateau(factor=0.1, patience=2, tolerance=0.01, minimum=0.01), Plateau()
     seen = []
     for loss in (1.0, 0.995, 0.9, 0.9, 0.899, 0.9, 0.9, 0.9, 0.9):
-        plateau.observe(loss)
+        schedule.observe(plateau, loss)
         seen.append(plateau.factor)
     assert seen == pytest.approx([1, 1, 1, 1, 0.1, 0.1, 0.01, 0.01, 0.01])
 

@@ -12,8 +12,10 @@ from hypothesis import strategies as st
 
 pytest.importorskip("numba")
 
+from nnfast import MLPClassifier, MLPRegressor
 from nnfast.backends import Source, get_backend
 from nnfast.backends.numba import program as backend_module
+from nnfast.estimators.sources import check_sparse
 from nnfast.formulas.optimizers import adam
 from nnfast.kernels.cpu import sparse
 from nnfast.networks.layers import BatchNorm, Dense, Dropout
@@ -160,3 +162,100 @@ def test_numbers_that_are_not_there_are_not_multiplied() -> None:
         assert np.isfinite(program.predict(Source(row))).all()
         patch.setattr(sparse, "DENSEST", GATHERED)
         assert np.isnan(program.predict(Source(row))).all()
+
+
+def malformed(kind: str, what: str) -> Any:
+    """Six rows or columns with a mistake that SciPy makes no fuss about."""
+    X = getattr(sp, f"{kind}_array")(np.eye(6))
+    if what == "an index beyond":
+        X.indices[3] = 6
+    elif what == "an index far beyond":
+        X.indices[3] = 2**31 - 1
+    elif what == "a negative index":
+        X.indices[3] = -1
+    elif what == "starts that fall":
+        X.indptr[2] = 5
+    elif what == "starts that fall to nothing":
+        X.indptr[:] = [0, 6, 6, 6, 6, 6, 0]
+    elif what == "a negative start":
+        X.indptr[:] = [0, 0, 0, 0, 0, 0, -1]
+    elif what == "starts that do not begin with 0":
+        X.indptr[0] = 1
+    elif what == "too few starts":
+        X.indptr = X.indptr[:-1]
+    elif what == "too few values":
+        X.data = X.data[:-1]
+    else:
+        assert what == "too few indices"
+        X.indices = X.indices[:-1]
+    return X
+
+
+MALFORMED = (
+    "an index beyond", "an index far beyond", "a negative index", "starts that fall", "starts that fall to nothing",
+    "a negative start", "starts that do not begin with 0", "too few starts", "too few values", "too few indices",
+)  # fmt: skip
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("what", MALFORMED)
+@pytest.mark.parametrize("kind", ["csr", "csc"])
+def test_a_malformed_sparse_matrix_is_refused_wherever_an_estimator_takes_one(kind: str, what: str) -> None:
+    good, y = sp.csr_array(np.eye(6)), np.arange(6) % 2
+    fitted = MLPClassifier((3,), max_iter=1, solver="sgd", validation_data=(good, y)).fit(good, y)
+    for call in (
+        lambda X: fitted.predict(X),
+        lambda X: fitted.predict_proba(X),
+        lambda X: fitted.score(X, y),
+        lambda X: fitted.fit(X, y),
+        lambda X: fitted.partial_fit(X, y),
+        lambda X: fitted.set_params(validation_data=(X, y)).fit(good, y),
+        lambda X: MLPRegressor(solver="lbfgs").fit(X, y),
+    ):
+        with pytest.raises(ValueError, match=f"X is a malformed {kind}_array: its"):
+            call(malformed(kind, what))
+
+
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
+@pytest.mark.parametrize("kind", ["csr", "csc", "bsr", "coo", "lil", "dok", "dia"])
+def test_every_format_of_sparse_rows_is_read_or_refused(kind: str) -> None:
+    full = np.random.default_rng(0).normal(size=(6, 4)) * (np.arange(24).reshape(6, 4) % 3 == 0)
+    X = getattr(sp, f"{kind}_array")(full)
+    fitted = MLPRegressor(hidden_layer_sizes=(3,), max_iter=1).fit(X, full[:, 0])
+    np.testing.assert_allclose(fitted.predict(X), fitted.predict(full), rtol=1e-12)
+    if kind == "coo":
+        X.col[0] = 4
+    elif kind == "bsr":
+        X.indices[0] = 4
+    elif kind == "lil":
+        X.rows[0][0] = 4
+    else:
+        return
+    with pytest.raises(ValueError, match=r"must lie in|exceeds matrix dimension"):
+        fitted.predict(X)
+
+
+@given(
+    kind=st.sampled_from(["csr", "csc"]),
+    starts=st.lists(st.integers(-1, 5), min_size=3, max_size=5),
+    indices=st.lists(st.integers(-1, 4), max_size=5),
+    values=st.integers(0, 5),
+)
+def test_a_sparse_matrix_is_taken_exactly_where_its_arrays_fit(
+    kind: str, starts: list[int], indices: list[int], values: int
+) -> None:
+    X = getattr(sp, f"{kind}_array")((3, 3))
+    X.indptr, X.indices, X.data = np.array(starts), np.array(indices, np.int64), np.arange(1.0, values + 1)
+    fits = (
+        len(starts) == 4
+        and starts[0] == 0
+        and starts == sorted(starts)
+        and starts[-1] <= min(len(indices), values)
+        and all(0 <= index < 3 for index in indices[: starts[-1]])
+    )
+    try:
+        check_sparse(X)
+    except ValueError:
+        assert not fits
+    else:
+        assert fits

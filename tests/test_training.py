@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import os
+import multiprocessing
+import pickle
 import signal
 import threading
+from concurrent.futures import ProcessPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -22,7 +24,8 @@ from nnfast.models.history import EpochRecord
 from nnfast.models.model import Model
 from nnfast.networks.network import Dense, Dropout, Network, multilayer_perceptron
 from nnfast.plans.plan import make_plan
-from nnfast.training.train import DivergenceError, EarlyStopping, train
+from nnfast.training.stopping import DivergenceError, EarlyStopping
+from nnfast.training.train import train
 from tests.tolerances import ACCURACY_OF_RUNS, difference
 
 REGRESSION = Network(3, [Dense(8, "tanh"), Dense(1)])
@@ -85,7 +88,7 @@ def test_runs_of_many_stretches_count_their_steps_through(
     network = Network(3, [Dense(8, "tanh"), Dropout(0.3), Dense(1)])
     options: dict[str, Any] = {"epochs": 7, "schedule": "cosine"}
     watched = quick(network, *rows, callbacks=[lambda record: None], **options)
-    monkeypatch.setattr("nnfast.training.train.STRETCH_ROWS", 140)  # two epochs a stretch
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_ROWS", 140)  # two epochs a stretch
     in_stretches = quick(network, *rows, **options)
     np.testing.assert_array_equal(in_stretches.parameters, watched.parameters)
     assert in_stretches.history.learning_rate == watched.history.learning_rate
@@ -94,7 +97,7 @@ def test_runs_of_many_stretches_count_their_steps_through(
 
 def test_long_epochs_are_run_in_parts_to_the_same_model(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     whole = quick(REGRESSION, *rows, batch_size=3)
-    monkeypatch.setattr("nnfast.training.train.STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
     in_parts = quick(REGRESSION, *rows, batch_size=3)
     np.testing.assert_array_equal(in_parts.parameters, whole.parameters)
     assert in_parts.history.loss == whole.history.loss
@@ -233,6 +236,26 @@ def test_weights_that_become_infinite_after_a_finite_loss_are_noticed(
     assert np.isfinite(caught.value.model.parameters).all()
 
 
+def diverge(backend: str | Backend = "numpy") -> Model:
+    X = np.random.default_rng(0).normal(size=(70, 3))
+    return train(REGRESSION, X, X[:, 0], optimizer=sgd(), learning_rate=1e6, epochs=30, backend=backend)
+
+
+def test_a_divergence_and_its_model_can_be_pickled(backend: Backend) -> None:
+    with pytest.raises(DivergenceError) as caught:
+        diverge(backend)
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (type(again), str(again)) == (DivergenceError, str(caught.value))
+    np.testing.assert_array_equal(again.model.parameters, caught.value.model.parameters)
+    assert again.model.predict(np.zeros((2, 3))).shape == (2,)
+
+
+def test_a_divergence_in_another_process_is_raised_in_this_one() -> None:
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool, pytest.raises(DivergenceError) as caught:
+        pool.submit(diverge).result()
+    assert caught.value.model.history.stopped == "diverged"
+
+
 def test_validation_counts_the_rows_by_their_weights(rows: tuple[Any, Any]) -> None:
     X, y = rows
     weights = np.random.default_rng(3).random(70)
@@ -282,7 +305,7 @@ def test_ctrl_c_while_kernels_are_compiled_ends_the_run_before_its_first_step(
     compile_ = NumpyBackend.compile
 
     def interrupted_compile(self: NumpyBackend, plan: Any, recipe: Any) -> Any:
-        os.kill(os.getpid(), signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
         return compile_(self, plan, recipe)
 
     monkeypatch.setattr(NumpyBackend, "compile", interrupted_compile)
@@ -294,7 +317,7 @@ def test_ctrl_c_while_kernels_are_compiled_ends_the_run_before_its_first_step(
 def test_ctrl_c_ends_the_run_in_order_and_keeps_the_model(rows: tuple[Any, Any]) -> None:
     def interrupt(record: EpochRecord) -> None:
         if record.epoch == 3:
-            os.kill(os.getpid(), signal.SIGINT)
+            signal.raise_signal(signal.SIGINT)
 
     with pytest.warns(UserWarning, match="Training interrupted by user"):
         model = quick(REGRESSION, *rows, epochs=100, callbacks=[interrupt])

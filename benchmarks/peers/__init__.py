@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from .peer import Peer
 
 HOME = "nnfast"  # the peer that the others are compared with
+PRODUCT = "blas"  # what is measured beside the peers: BLAS's large product
 DEVICES = ("cpu", "cuda")
 
 

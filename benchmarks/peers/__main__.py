@@ -6,7 +6,8 @@
     python -m benchmarks.peers --device cuda --write docs/cuda.md
 
 Every peer starts from the same weights and takes the same rows in the same batches; its losses and parameters are held
-to nnfast's reference before it is timed. They are measured in turn, each in a process of its own.
+to nnfast's reference before it is timed. They are measured in turn, each in a process of its own. A peer that fails has
+a cell in the tables and the reason in a note; the others are measured and written, and the exit code is 1.
 """
 
 from __future__ import annotations
@@ -19,19 +20,20 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from nnfast.backends import get_backend, unavailable
 from nnfast.backends.cuda import CudaBackend
-from nnfast.benchmarking.bench import DifferentResultsError, environment
+from nnfast.benchmarking.bench import environment
 from nnfast.benchmarking.workloads import WORKLOADS, Workload
+from nnfast.support.files import write_text
 
 from . import DEVICES, HOME, PEERS, chart, tables
-from .measure import TOLERANCES, last_core, measure
-from .peer import sample
+from .measure import TOLERANCES, failure, last_core, measure
+from .peer import cut
 from .roofline import of_step
 
 ROUNDS = 9
@@ -65,7 +67,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--threads", choices=("1", "all", "both"), default="both", help="of a CPU; beside a GPU: all")
     parser.add_argument("--rounds", type=positive, help=f"measurements of every peer; default: {ROUNDS}")
     parser.add_argument("--small", action="store_true", help="a few steps of each, once: shows that it works")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write all figures, again after every workload")
     parser.add_argument("--read", type=Path, metavar="FILE", help="measure nothing: take an earlier run's --json")
     parser.add_argument("--write", type=Path, metavar="FILE", help="write the tables to their place in a Markdown file")
     parser.add_argument("--chart", type=Path, metavar="FILE", help="draw a chart, PNG or SVG; needs matplotlib")
@@ -73,7 +75,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Measure, print and write. Returns 0, or 1 with a line on stderr where a peer did other work."""
+    """Measure, print and write. Returns 0, or 1 where something failed, with a line on stderr for each."""
     options = parser()
     arguments = options.parse_args(argv)
     # Now, and not when all is measured
@@ -84,34 +86,42 @@ def main(argv: list[str] | None = None) -> int:
             tables.read_around(arguments.write)
         except (OSError, ValueError) as error:
             options.error(f"--write: {error}")
+    if arguments.json and not arguments.json.absolute().parent.is_dir():
+        options.error(f"--json: {arguments.json.parent} is no directory")
     if arguments.device == "cuda" and not arguments.read and (reason := unavailable("cuda")):
         print(f"benchmarks.peers: --device cuda: {reason}", file=sys.stderr)
         return 1
     if arguments.read:
         report = json.loads(arguments.read.read_text(encoding="utf-8"))
+        save(report, arguments.json)
     else:
-        try:
-            report = run(arguments)
-        except DifferentResultsError as error:
-            print(f"benchmarks.peers: {error}", file=sys.stderr)
-            return 1
-    if arguments.json:
-        arguments.json.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+        report = run(arguments)
     if arguments.write:
         tables.write(report, arguments.write)
+    failures = 0 if arguments.read else sum(len(row["failed"]) for mode in report["modes"] for row in mode["workloads"])
     if arguments.chart:
-        chart.draw(report, arguments.chart)
-    return 0
+        try:
+            chart.draw(report, arguments.chart)
+        except ValueError as error:
+            print(f"benchmarks.peers: --chart: {error}", file=sys.stderr)
+            failures += 1
+    return 1 if failures else 0
+
+
+def save(report: Mapping[str, Any], file: Path | None) -> None:
+    """Write all figures so far, so that an end of the run loses none of them."""
+    if file:
+        write_text(file, json.dumps(report, indent=1) + "\n")
 
 
 def run(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Measure everything that was asked for, and print it as it comes."""
+    """Measure everything that was asked for, and print and save it as it comes."""
     wanted = [name for name in arguments.peers or PEERS if arguments.device in PEERS[name].devices]
     missing = {name: reason for name in wanted if (reason := PEERS[name].missing())}
     names = [name for name in PEERS if name in wanted and name not in missing]  # in one order, whatever was asked
     workloads = [WORKLOADS[name] for name in arguments.workloads or WORKLOADS]
     if arguments.small:
-        workloads = [sample(workload) for workload in workloads]
+        workloads = [cut(workload) for workload in workloads]
     facts = environment()
     kept = ("nnfast", "python", "packages", "platform", "cpu", "cores", "blas", "gpus")
     where = {name: facts[name] for name in kept}
@@ -130,7 +140,8 @@ def run(arguments: argparse.Namespace) -> dict[str, Any]:
     for remark in report["remarks"]:
         print(remark)
     for threads in _threads("all" if arguments.device == "cuda" else arguments.threads, where["cores"]):
-        report["modes"].append(_mode(workloads, names, threads, report))
+        for _ in _rows(workloads, names, threads, report):
+            save(report, arguments.json)
     for note in tables.notes(report)[len(report["remarks"]) :]:
         print(note)
     return report
@@ -141,7 +152,10 @@ def _threads(wanted: str, cores: int) -> list[int]:
     return list(dict.fromkeys(counts))
 
 
-def _mode(workloads: list[Workload], names: list[str], threads: int, report: dict[str, Any]) -> dict[str, Any]:
+def _rows(
+    workloads: list[Workload], names: list[str], threads: int, report: dict[str, Any]
+) -> Iterator[dict[str, Any]]:
+    """Measure and print the workloads one by one, with so many threads, and add them to the report as a mode of it."""
     mode: dict[str, Any] = {
         "device": report["device"],
         "threads": threads,
@@ -149,6 +163,7 @@ def _mode(workloads: list[Workload], names: list[str], threads: int, report: dic
         "load": os.getloadavg()[0],  # of the minute before, by others and, after another mode, by us
         "workloads": [],
     }
+    report["modes"].append(mode)
     print(tables.mode_heading(mode))
     with contextlib.ExitStack() as stack:
         # Empty caches, so that the first call shows what compiling costs
@@ -156,18 +171,36 @@ def _mode(workloads: list[Workload], names: list[str], threads: int, report: dic
         for workload in workloads:
             row = measure(workload, names, threads, report["rounds"], mode["core"], caches, mode["device"])
             if mode["device"] == "cuda" and HOME in row["results"]:
-                backend = get_backend("cuda")
-                assert isinstance(backend, CudaBackend)
-                row["step"] = of_step(workload, backend, row["results"][HOME]["samples_per_second"])
+                try:
+                    row["step"] = _step(workload, row["results"][HOME]["samples_per_second"])
+                except Exception as error:
+                    row["failed"]["roofline"] = failure(error)
             mode["workloads"].append(row)
             print(tables.workload_lines(row), flush=True)
-    return mode
+            for name, why in row["failed"].items():
+                print(f"benchmarks.peers: {row['name']}: {tables.title(name)}: {why['reason']}", file=sys.stderr)
+                print(why["traceback"], end="", file=sys.stderr, flush=True)
+            yield row
+
+
+def _step(workload: Workload, samples_per_second: float) -> dict[str, Any] | None:
+    """nnfast's step against what the GPU could do."""
+    backend = get_backend("cuda")
+    assert isinstance(backend, CudaBackend)
+    return of_step(workload, backend, samples_per_second)
 
 
 def _versions(names: list[str], where: Mapping[str, Any]) -> dict[str, str]:
     packages = {PEERS[name].package for name in names}
     found = {"Python": where["python"], "nnfast": where["nnfast"], "numpy": where["packages"]["numpy"]}
-    return found | {package: metadata.version(package) for package in sorted(packages)}
+    return found | {package: _version(package) for package in sorted(packages)}
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:  # importable, but not from a package of that name
+        return "unknown"
 
 
 if __name__ == "__main__":

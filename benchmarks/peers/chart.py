@@ -24,7 +24,7 @@ COLOURS = {
 def draw(report: Mapping[str, Any], file: Path) -> None:
     """Every workload's speeds against the fastest of nnfast's peers, as PNG or SVG by the file's name.
 
-    Of the report's modes, the first. Raises ImportError where matplotlib is not installed.
+    Of the report's modes, the first. Raises ImportError where matplotlib is not installed, ValueError without figures.
     """
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -32,6 +32,8 @@ def draw(report: Mapping[str, Any], file: Path) -> None:
     mode = report["modes"][0]
     rows = mode["workloads"]
     names = [name for name in PEERS if any(name in row["results"] for row in rows)]
+    if not names:
+        raise ValueError("no peer has figures: there is nothing to draw")
     figure = Figure(figsize=(9, 4.2), layout="constrained", facecolor="white")  # white: for dark pages as well
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -13,8 +15,6 @@ from numpy.typing import NDArray
 from nnfast.benchmarking.workloads import DATA, DTYPE, SEED, Arrays, Workload
 from nnfast.networks.network import Layer, Shape
 from nnfast.plans.recipe import Recipe
-
-SAMPLE_STEPS = 5
 
 
 class CannotError(Exception):
@@ -34,6 +34,20 @@ class TwoClasses(Workload):
         """Targets are (rows, 1) float32: 1 for the second class."""
         inputs, classes = DATA[self.data](np.random.default_rng(SEED), self.rows, self.inputs, 2)
         return inputs, classes[:, np.newaxis].astype(DTYPE)
+
+
+@dataclass(frozen=True)
+class Sample(Workload):
+    """Some steps over chosen rows of a workload, as one epoch: some libraries train whole epochs only."""
+
+    whole: Workload = field(kw_only=True)
+    chosen: tuple[int, ...] = field(kw_only=True)  # in the order in which the steps take them
+
+    def arrays(self) -> Arrays:
+        rows = np.empty(self.rows, np.int64)
+        rows[self.stretch()[0]] = self.chosen
+        inputs, targets = self.whole.arrays()
+        return inputs[rows], targets[rows]
 
 
 class Place(NamedTuple):
@@ -123,11 +137,24 @@ class Peer(ABC):
         return Adam(optimizer.learning_rate, **dict(optimizer.constants), rates=rates)
 
 
-def sample(workload: Workload, steps: int = SAMPLE_STEPS) -> Workload:
-    """The workload cut to so many steps, the last of them as short as the last of its epochs.
+def sample(workload: Workload, recipe: Recipe) -> Workload:
+    """The workload's first steps over rows far from kinks, the last step as short as the last of its epochs.
 
-    In one epoch over fewer rows, so that a library that trains whole epochs only can do it as well.
+    There rounding decides nothing, so that all libraries come to the same parameters (see nnfast.benchmarking.bench).
+    recipe: what the library minimises and how.
     """
+    from nnfast.benchmarking.bench import Reference
+
+    reference = Reference(workload, recipe=recipe)
+    if workload.batch_size >= workload.rows and reference.margin == math.inf:  # no kinks, and nothing to choose
+        return cut(workload, len(reference.bounds) - 1)
+    options = {field.name: getattr(workload, field.name) for field in dataclasses.fields(Workload)}
+    options |= {"rows": len(reference.order), "epochs": 1}
+    return Sample(**options, whole=workload, chosen=tuple(reference.order.tolist()))
+
+
+def cut(workload: Workload, steps: int = 5) -> Workload:
+    """The workload cut to so many steps, the last of them as short as the last of its epochs, in one epoch."""
     if workload.batch_size >= workload.rows:
         return dataclasses.replace(workload, epochs=min(steps, workload.epochs))
     last = workload.rows % workload.batch_size or workload.batch_size

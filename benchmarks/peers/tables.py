@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from . import HOME, PEERS
+from . import HOME, PEERS, PRODUCT
 
 _COLUMNS = "{:<13} {:<17} {:>13} {:>7} {:>9} {:>8} {:>8} {:>11} {:>11}"
 _HEADER = (
@@ -43,21 +43,40 @@ def mode_heading(mode: Mapping[str, Any]) -> str:
 def workload_lines(row: Mapping[str, Any]) -> str:
     """A workload's lines of the table."""
     lines = []
-    best = max(result["samples_per_second"] for result in row["results"].values())
+    best = max((result["samples_per_second"] for result in row["results"].values()), default=0.0)
     first = row["name"]
     for name, result in row["results"].items():
         rate = result["samples_per_second"]
         count = result["instructions_per_sample"]
         cells = (
             first, PEERS[name].title, f"{rate:,.0f}", f"{result['spread']:.0%}", f"{rate / best:.2f}",
-            f"{result['gflops']:.3g}", f"{result['of_product']:.0%}", "-" if count is None else f"{count:,.0f}",
+            f"{result['gflops']:.3g}", _share(result["of_product"]), "-" if count is None else f"{count:,.0f}",
             f"{result['first_call_seconds']:.1f} s",
         )  # fmt: skip
         lines.append(_COLUMNS.format(*cells))
         first = ""
-    lines.extend(f"{'':<13} {PEERS[name].title:<17} - {reason}" for name, reason in row["cannot"].items())
+    for name, reason in (
+        row["cannot"] | {name: f"failed: {why['reason']}" for name, why in failed(row).items()}
+    ).items():
+        lines.append(f"{first:<13} {title(name):<17} - {reason}")
+        first = ""
     lines.extend(f"{'':<13} {text}" for text in device_lines(row))
     return "\n".join(lines)
+
+
+def failed(row: Mapping[str, Any]) -> Mapping[str, Mapping[str, str]]:
+    """What failed in a row, and why. Files of earlier versions do not have it."""
+    failures: Mapping[str, Mapping[str, str]] = row.get("failed", {})
+    return failures
+
+
+def title(name: str) -> str:
+    """A peer's name for readers, or that of what is measured beside the peers."""
+    return PEERS[name].title if name in PEERS else {PRODUCT: "BLAS's product"}.get(name, name)
+
+
+def _share(share: float | None) -> str:
+    return "-" if share is None else f"{share:.0%}"
 
 
 def device_lines(row: Mapping[str, Any]) -> list[str]:
@@ -81,6 +100,13 @@ def notes(report: Mapping[str, Any]) -> list[str]:
     rows = [row for mode in report["modes"] for row in mode["workloads"]]
     found = list(report["remarks"])
     found.extend(_once(f"{PEERS[name].title}: {reason}." for row in rows for name, reason in row["cannot"].items()))
+    found.extend(
+        _once(
+            f"{row['name']}: {title(name)} failed: {why['reason']}."
+            for row in rows
+            for name, why in failed(row).items()
+        )
+    )
     found.extend(
         _once(
             f"{row['name']}: {PEERS[name].title} has {result['network']}: one output for two classes, the same model."
@@ -116,8 +142,8 @@ def markdown(report: Mapping[str, Any]) -> str:
 
 
 def _names(mode: Mapping[str, Any]) -> list[str]:
-    """The peers that did at least one workload, in the order of PEERS."""
-    ran = {name for row in mode["workloads"] for name in row["results"]}
+    """The peers that did at least one workload or failed, in the order of PEERS."""
+    ran = {name for row in mode["workloads"] for name in (*row["results"], *failed(row))}
     return [name for name in PEERS if name in ran]
 
 
@@ -128,11 +154,13 @@ def _speeds(mode: Mapping[str, Any]) -> str:
         cells = [row["name"], row["network"], f"{row['batch_size']}"]
         for name in names:
             result = row["results"].get(name)
-            cells.append(f"{result['samples_per_second']:,.0f} ({result['spread']:.0%})" if result else "-")
+            cells.append(
+                f"{result['samples_per_second']:,.0f} ({result['spread']:.0%})" if result else _none(row, name)
+            )
         home = row["results"].get(HOME)
         ratio = row["times_best_peer"]
         cells.append("-" if ratio is None else f"{ratio:.2f}")
-        cells.extend((f"{home['gflops']:.3g}", f"{home['of_product']:.0%}") if home else ("-", "-"))
+        cells.extend((f"{home['gflops']:.3g}", _share(home["of_product"])) if home else ("-", "-"))
         counted = home and home["instructions_per_sample"]
         cells.append(f"{counted:,.0f}" if counted else "-")
         rows.append(cells)
@@ -141,12 +169,18 @@ def _speeds(mode: Mapping[str, Any]) -> str:
     return _table(header, rows, left=2)
 
 
+def _none(row: Mapping[str, Any], name: str) -> str:
+    """The cell of a peer without figures: the notes have the reason."""
+    return "failed" if name in failed(row) else "-"
+
+
 def _first_calls(mode: Mapping[str, Any]) -> str:
     names = _names(mode)
     rows = []
     for row in mode["workloads"]:
-        results = [row["results"].get(name) for name in names]
-        rows.append([row["name"], *(f"{one['first_call_seconds']:.1f}" if one else "-" for one in results)])
+        results = {name: row["results"].get(name) for name in names}
+        cells = (f"{one['first_call_seconds']:.1f}" if one else _none(row, name) for name, one in results.items())
+        rows.append([row["name"], *cells])
     return _table(["workload", *(PEERS[name].title for name in names)], rows, left=1)
 
 

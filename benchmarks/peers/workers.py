@@ -53,7 +53,12 @@ class Cannot:
 
 
 class WorkerError(RuntimeError):
-    """A worker failed; the message holds its traceback."""
+    """A worker failed. reason: in one line; traceback: of the worker, or empty where its process ended."""
+
+    def __init__(self, reason: str, traceback: str = "") -> None:
+        super().__init__(f"{reason}\n{traceback}".strip())
+        self.reason = reason
+        self.traceback = traceback
 
 
 def environment(threads: int, caches: str | None, device: str) -> dict[str, str]:
@@ -74,10 +79,15 @@ def environment(threads: int, caches: str | None, device: str) -> dict[str, str]
     return variables
 
 
+def one_line(error: BaseException) -> str:
+    """What stands at the end of its traceback, or the first line of that."""
+    return traceback.format_exception_only(error)[-1].splitlines()[0]
+
+
 class Worker:
     """The parent's end: starts the process, asks it one thing at a time, and ends it.
 
-    name: a key of PEERS, or "blas". core: to pin the process to, or None. device: one of DEVICES.
+    name: a key of PEERS, or any other for BLAS's product. core: to pin the process to, or None. device: one of DEVICES.
     """
 
     def __init__(
@@ -103,7 +113,8 @@ class Worker:
                 f"{self._process.name}: the process ended with {self._process.exitcode} at {what!r}"
             ) from None
         if failed:
-            raise WorkerError(f"{self._process.name}: {what!r} failed\n{answer}")
+            reason, traceback = answer
+            raise WorkerError(f"{self._process.name}: {what!r} failed: {reason}", traceback)
         return answer
 
     def close(self) -> None:
@@ -160,8 +171,8 @@ def serve(connection: Connection, name: str, workload: Workload, threads: int, d
             answer = (False, getattr(server, what)(*arguments))
         except CannotError as error:
             answer = (False, Cannot(str(error)))
-        except Exception:
-            answer = (True, traceback.format_exc())
+        except Exception as error:
+            answer = (True, (one_line(error), traceback.format_exc()))
         with contextlib.suppress(BrokenPipeError):  # the parent is gone, as the next recv() will find
             connection.send(answer)
 
@@ -183,15 +194,19 @@ class Server:
         self._subject: Peer | Product
 
     def sample(self) -> tuple[float, Trained]:
-        """Seconds on the wall from the library's import to the end of the first steps, and what they gave."""
+        """Seconds to import the library and to build, compile and do the first steps, and what these gave."""
         start = time.perf_counter()
         kind = PEERS[self._name].load()
-        workload = kind.adapt(sample(self._workload))
+        seconds = time.perf_counter() - start
+        workload = kind.adapt(self._workload)
+        recipe = kind.recipe(workload)
+        workload = sample(workload, recipe)
+        start = time.perf_counter()
         peer = kind(workload, self._threads, self._device)
         peer.reset()
         peer.train()
-        seconds = time.perf_counter() - start
-        return seconds, Trained(workload, kind.recipe(workload), *_results(peer))
+        seconds += time.perf_counter() - start
+        return seconds, Trained(workload, recipe, *_results(peer))
 
     def prepare(self) -> Trained:
         """Set the peer to the workload, warm it, and let it train from the start once more for its results."""

@@ -30,7 +30,6 @@ from .tables import (
     BATCH_TARGETS,
     BATCH_WEIGHTS,
     BIAS,
-    BIAS_SIZE,
     BLOCK,
     CHANNELS,
     CLIP,
@@ -72,6 +71,7 @@ from .tables import (
     OUTPUT_SIZE,
     OUTPUTS,
     PARAMETERS,
+    PASS,
     PENALTY_ROWS,
     PIXELS,
     ROW_GROUP,
@@ -96,7 +96,6 @@ from .tables import (
     WEIGHT_ROWS,
     WEIGHTS,
     WEIGHTS_TRANSPOSED,
-    WINDOW,
     Z,
 )
 
@@ -283,7 +282,7 @@ def forward(m, segment, segment_end, first, last, n, step):
     for index in range(segment, segment_end):
         op = at(m.operations, index * COLUMNS)
         kind, size = op[KIND], op[OUTPUT_SIZE]
-        begin, rows = first, last - first
+        begin, rows = in_groups(op, first, last)
         if kind == DENSE:
             inputs = at(m.workspace, op[INPUTS] + first * op[INPUT_SIZE])
             z = at(m.workspace, op[Z] + first * size)
@@ -293,25 +292,23 @@ def forward(m, segment, segment_end, first, last, n, step):
         elif kind == SPARSE:
             bias = m.zeros if op[BIAS] < 0 else at(m.parameters, op[BIAS])
             call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, bias, m.workspace, n, first, last))
-        else:
-            begin, rows = in_groups(op, first, last)
-            if kind == DROPOUT:
-                drop(m, op, begin, rows, step)
-            else:
-                groups = begin // op[GROUP], (begin + rows) // op[GROUP]
-                inputs, outputs = at(m.workspace, op[INPUTS]), at(m.workspace, op[OUTPUTS])
-                if kind == INTERLEAVE:
-                    call_void(op[FORWARD], (inputs, outputs, n, size, 0, *groups))
-                elif kind == DEINTERLEAVE:
-                    call_void(op[FORWARD], (inputs, outputs, n, size, *groups))
-                elif kind == WINDOW:
-                    call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n, *groups))
-                else:
-                    pixels = op[PIXELS]
-                    groups = begin * pixels // op[GROUP], (begin + rows) * pixels // op[GROUP]
-                    call_void(
-                        op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n * pixels, *groups)
-                    )
+        elif kind == DROPOUT:
+            drop(m, op, begin, rows, step)
+        elif kind == PASS:
+            groups = begin // op[GROUP], (begin + rows) // op[GROUP]
+            call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n, *groups))
+        elif kind == BATCH_NORM:
+            pixels = op[PIXELS]
+            groups = begin * pixels // op[GROUP], (begin + rows) * pixels // op[GROUP]
+            call_void(op[FORWARD], (op[FORWARD_ROW], m.parameters, m.parameters, m.workspace, n * pixels, *groups))
+        elif kind == INTERLEAVE:
+            groups = begin // op[GROUP], (begin + rows) // op[GROUP]
+            inputs, outputs = at(m.workspace, op[INPUTS]), at(m.workspace, op[OUTPUTS])
+            call_void(op[FORWARD], (inputs, outputs, n, size, 0, *groups))
+        elif kind == DEINTERLEAVE:
+            groups = begin // op[GROUP], (begin + rows) // op[GROUP]
+            inputs, outputs = at(m.workspace, op[INPUTS]), at(m.workspace, op[OUTPUTS])
+            call_void(op[FORWARD], (inputs, outputs, n, size, *groups))
         if op[VALUE] >= 0:
             z, outputs = at(m.workspace, op[Z] + begin * size), at(m.workspace, op[OUTPUTS] + begin * size)
             call_void(op[VALUE], (z, outputs, at(m.constants, op[CONSTANTS]), rows * size))
@@ -399,9 +396,9 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
                 call_void(op[BACKWARD], (delta, at(workspace, op[MASK] + begin * size), dx, rows * size))
             else:
                 copy(delta, dx, rows * size)
-        elif kind == WINDOW:
+        elif kind == PASS:
             call_void(op[BACKWARD], (op[BACKWARD_ROW], m.parameters, m.gradient, workspace, n, *groups))
-        else:  # DEINTERLEAVE: the gradient is interleaved
+        elif kind == DEINTERLEAVE:  # the gradient is interleaved
             whole, target = at(workspace, op[GRADIENT]), at(workspace, op[INPUT_GRADIENT])
             call_void(op[BACKWARD], (whole, target, n, size, 1, *groups))
 
@@ -409,21 +406,39 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
 @helper
 def add_gradients(m, op, first, last, thread, threads):
     """The rows first..last-1 added to a thread's share of an operation's gradients; row 0 begins them."""
-    if op[WEIGHTS] < 0:
+    if op[KIND] == PASS:
+        if op[WEIGHT_GRADIENT] >= 0:
+            add_pass_gradients(m, op, first, last, thread, threads)
+    elif op[KIND] == DENSE or op[KIND] == SPARSE:
+        add_dense_gradients(m, op, first, last, thread, threads)
+
+
+@helper
+def add_pass_gradients(m, op, first, last, thread, threads):
+    """Those that one kernel gives: for a share of the rows of W, or, where there is no W, of the biases."""
+    begin, end = bias_share(op, thread, threads)
+    start, stop = begin, end
+    if op[WEIGHTS] >= 0:
+        start, stop = share(op[WEIGHT_ROWS], thread, threads)
+    if start == stop:
         return
+    if first == 0:
+        if op[WEIGHTS] >= 0:
+            columns = op[WEIGHT_COLUMNS]
+            clear(at(m.gradient, op[WEIGHTS] + start * columns), (stop - start) * columns)
+        if op[BIAS] >= 0:
+            clear(at(m.gradient, op[BIAS] + begin), end - begin)
+    groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
+    call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], m.gradient, m.workspace, *groups, start, stop))
+
+
+@helper
+def add_dense_gradients(m, op, first, last, thread, threads):
+    """x^T delta, and the sum of delta's rows."""
     rows, columns = op[WEIGHT_ROWS], op[WEIGHT_COLUMNS]
     start, stop = share(rows, thread, threads)
     W_gradient = at(m.gradient, op[WEIGHTS])
     adds = 1 if first > 0 else 0
-    if op[KIND] == WINDOW:
-        if start < stop:
-            if adds == 0:
-                clear(at(W_gradient, start * columns), (stop - start) * columns)
-                if start == 0 and op[BIAS] >= 0:
-                    clear(at(m.gradient, op[BIAS]), op[BIAS_SIZE])
-            groups = first // op[GROUP], (last + op[GROUP] - 1) // op[GROUP]
-            call_void(op[WEIGHT_GRADIENT], (op[WEIGHT_GRADIENT_ROW], m.gradient, m.workspace, *groups, start, stop))
-        return
     n, multiply = last - first, m.job[MULTIPLY]
     x = at(m.workspace, op[INPUTS] + first * rows)
     delta = at(m.workspace, op[GRADIENT] + first * columns)

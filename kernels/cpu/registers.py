@@ -1,7 +1,12 @@
-"""The width of this processor's vector registers, which decides how numbers lie in memory. Needs no Numba."""
+"""This processor's vector registers: how wide they are, which decides how numbers lie in memory, and what they fuse.
+
+Needs no Numba.
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from typing import Any
 
 import llvmlite.binding
@@ -15,6 +20,35 @@ def vector_bytes() -> int:
 
 
 VECTOR_BYTES = vector_bytes()
+
+
+FUSED = """
+define double @multiply_add(double %a, double %b, double %c) {
+  %sum = call double @llvm.fma.f64(double %a, double %b, double %c)
+  ret double %sum
+}
+declare double @llvm.fma.f64(double, double, double)
+"""
+
+
+def fuses_multiply_add() -> bool:
+    """Whether a b + c, rounded once, is an instruction of the processor that Numba compiles for.
+
+    Where it is none, LLVM calls the C library for every number. x86 processors before 2013 lack it, and small ones
+    since; Numba's variables may name such a one.
+    """
+    binding = llvmlite.binding
+    features = binding.get_host_cpu_features()
+    name, chosen = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
+    if name is None and chosen is None:
+        return features.get("fma", True)  # LLVM asks x86 alone
+    if chosen is None:
+        chosen = "" if str(name).lower() == "generic" else features.flatten()
+    binding.initialize_native_target()
+    binding.initialize_native_asmprinter()
+    processor = name or binding.get_host_cpu_name()
+    machine = binding.Target.from_default_triple().create_target_machine(cpu=processor, features=chosen)
+    return re.search(r"\bfma\b", machine.emit_assembly(binding.parse_assembly(FUSED))) is None
 
 
 def group_size(dtype: np.dtype[Any]) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .compilation import helper
-from .tables import BIAS_SIZE, KIND, WEIGHT_ROWS, WINDOW
+from .tables import BIAS_SIZE, KIND, PASS, WEIGHT_ROWS, WEIGHTS
 
 
 @helper
@@ -17,7 +17,7 @@ def share(count, thread, threads):
 @helper
 def bias_share(op, thread, threads):
     """Where the biases begin and end whose gradients a thread computes, and which it therefore updates."""
-    if op[KIND] != WINDOW:
+    if op[KIND] != PASS or op[WEIGHTS] < 0:
         return share(op[BIAS_SIZE], thread, threads)
     # A convolution's all come with the first row of its weights
     start, stop = share(op[WEIGHT_ROWS], thread, threads)

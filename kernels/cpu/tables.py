@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 # Columns of the operations table (int64). Offsets count elements; weights and bias in the parameter vector, the
-# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS;
-# WEIGHTS_TRANSPOSED is room for their transpose, NARROW for that of a narrow matrix's gradient. GROUP: how many rows
-# are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses of kernels (see formulas.py,
-# images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM: the place of a batch
-# normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C order.
+# others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS; the bias is
+# all other parameters; WEIGHTS_TRANSPOSED is room for the weights' transpose, NARROW for that of a narrow matrix's
+# gradient. GROUP: how many rows are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses
+# of kernels (see formulas.py, images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM:
+# the place of a batch normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C
+# order.
 (
     KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
     INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
     FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
     STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
 ) = range(35)  # fmt: skip
-# What an operation is. WINDOW: a convolution or pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back.
-# SPARSE: a dense layer on sparse rows (see sparse.py).
-DENSE, DROPOUT, WINDOW, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
+# What an operation is to the epoch. PASS: kernels that each take whole groups of rows (see images.py) do all of it; a
+# convolution, a pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back. SPARSE: a dense layer on sparse rows
+# (see sparse.py).
+DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
 
 # The job vector (int64): counts; addresses of kernels, 0 where none is needed, and of the source's arrays; offsets of
 # the batch in the workspace; places of the loss's constants and of a 1 among all constants. BLOCK: rows that are taken

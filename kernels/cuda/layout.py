@@ -7,11 +7,14 @@ Everything here is arithmetic on sizes: nothing was measured on a GPU yet, so th
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, assert_never
 
 import numpy as np
 
-from ...plans.plan import DenseOperation, DropoutOperation, Plan
+from ...plans.operations import DenseOperation, DropoutOperation
+from ...plans.plan import Plan
+
+NarrowOperation: TypeAlias = DenseOperation | DropoutOperation  # what the narrow path computes
 
 NARROW_UNITS = 256  # the widest layer of a narrow network: beyond it cuBLAS fills the device
 NARROW_ROWS = 4096  # the largest narrow batch: beyond it the overhead of launches no longer counts
@@ -86,17 +89,19 @@ def lay_out(plan: Plan, dtype: np.dtype[Any], batch: int, limits: Limits) -> Lay
         size += width
 
     take(-1, "outputs", plan.inputs.shape[1])
-    for index, op in enumerate(plan.operations):
+    for index, op in enumerate(narrow_operations(plan)):
         width = op.outputs.shape[1]
         take(index, "outputs", width)
-        if isinstance(op, DropoutOperation):
-            take(index, "mask", width)
-            continue
-        assert isinstance(op, DenseOperation)  # CudaBackend refused the others
-        inputs = op.inputs.shape[1]
-        slices[index] = Slices(inputs, width, min(threads // width, _slices(inputs)))
-        if op.z != op.outputs:
-            take(index, "z", width)
+        match op:
+            case DropoutOperation():
+                take(index, "mask", width)
+            case DenseOperation():
+                inputs = op.inputs.shape[1]
+                slices[index] = Slices(inputs, width, min(threads // width, _slices(inputs)))
+                if op.z != op.outputs:
+                    take(index, "z", width)
+            case _:
+                assert_never(op)
     scratch, width = size, max(op.outputs.shape[1] for op in plan.operations)
     size += max(2 * width, max(part.slices * part.outputs for part in slices.values()))
     available = limits.shared_bytes - OTHER_SHARED_BYTES
@@ -123,6 +128,13 @@ def tiles(op: DenseOperation) -> tuple[int, int]:
     return -(-(inputs + (op.bias is not None)) // TILE), -(-outputs // TILE)
 
 
+def narrow_operations(plan: Plan) -> list[NarrowOperation]:
+    """All operations of a plan that the narrow path takes."""
+    operations = [op for op in plan.operations if isinstance(op, NarrowOperation)]
+    assert len(operations) == len(plan.operations)  # why_not_narrow names the others
+    return operations
+
+
 def choose_path(plan: Plan, dtype: np.dtype[Any], limits: Limits) -> tuple[str, str]:
     """The path that "auto" stands for, "narrow" or "wide", and why."""
     if reason := why_not_narrow(plan, dtype, limits):
@@ -135,7 +147,7 @@ def choose_path(plan: Plan, dtype: np.dtype[Any], limits: Limits) -> tuple[str, 
 def why_not_narrow(plan: Plan, dtype: np.dtype[Any], limits: Limits) -> str | None:
     """What keeps a network from the narrow path altogether, or None."""
     for op in plan.operations:
-        if not isinstance(op, DenseOperation | DropoutOperation):
+        if not isinstance(op, NarrowOperation):
             return f"layer {op.layer_index} ({op.layer.kind}) is for the wide path"
         if op.outputs.shape[1] > NARROW_UNITS:
             return f"layer {op.layer_index} has {op.outputs.shape[1]} units, more than {NARROW_UNITS}"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 
-from nnfast.kernels.cuda.layout import TILE, Layout, tiles
-from nnfast.plans.plan import DenseOperation, DropoutOperation, Operation, Plan, Span
+from nnfast.kernels.cuda.layout import TILE, Layout, narrow_operations, tiles
+from nnfast.plans.operations import DenseOperation, DropoutOperation, Operation, Span
+from nnfast.plans.plan import Plan
 from nnfast.plans.recipe import Recipe
 from nnfast.support.random import Purpose, dropout_threshold
 
@@ -96,28 +97,30 @@ class _Writer:
             f"gather<{inputs.shape[1]}>(b, step, inputs, indices, starts, scale, {self.place(None, 'outputs')});"
         )
         store(inputs, self.place(None, "outputs"))
-        for op in self.plan.operations:
+        for op in narrow_operations(self.plan):
             x, a, width = self.place(self._before(op), "outputs"), self.place(op, "outputs"), op.outputs.shape[1]
-            if isinstance(op, DropoutOperation):
-                calls.append(
-                    f"drop<{width}>(b, draw, {Purpose.DROPOUT << 24 | op.layer_index}u, "
-                    f"{dropout_threshold(op.layer.rate)}ull, T({1 / (1 - op.layer.rate)!r}), {x}, {a}, "
-                    f"{self.place(op, 'mask')});"
-                )
-                store(op.outputs, a)
-                continue
-            assert isinstance(op, DenseOperation)  # CudaBackend refused the others
-            ins, _, slices = self.layout.slices[self.plan.operations.index(op)]
-            calls.append(f"product<{ins}, {width}, {slices}>(b, b.p + {op.weights.offset}, {x});")
-            if op is self.plan.output:
-                calls.append(f"collect<{width}, {slices}>(b, {self.place(op, 'z')});")
-            else:
-                z = self._z(op)
-                calls.append(
-                    f"activate<{width}, {slices}, {self.structs[op.layer.function]}>"
-                    f"(b, {self._bias(op)}, {self._constants(op)}, {z}, {a});"
-                )
-                store(op.outputs, a)
+            match op:
+                case DropoutOperation():
+                    calls.append(
+                        f"drop<{width}>(b, draw, {Purpose.DROPOUT << 24 | op.layer_index}u, "
+                        f"{dropout_threshold(op.layer.rate)}ull, T({1 / (1 - op.layer.rate)!r}), {x}, {a}, "
+                        f"{self.place(op, 'mask')});"
+                    )
+                    store(op.outputs, a)
+                case DenseOperation():
+                    ins, _, slices = self.layout.slices[self.plan.operations.index(op)]
+                    calls.append(f"product<{ins}, {width}, {slices}>(b, b.p + {op.weights.offset}, {x});")
+                    if op is self.plan.output:
+                        calls.append(f"collect<{width}, {slices}>(b, {self.place(op, 'z')});")
+                    else:
+                        z = self._z(op)
+                        calls.append(
+                            f"activate<{width}, {slices}, {self.structs[op.layer.function]}>"
+                            f"(b, {self._bias(op)}, {self._constants(op)}, {z}, {a});"
+                        )
+                        store(op.outputs, a)
+                case _:
+                    assert_never(op)
         signature = (
             "void forward(const Block& b, const Step& step, const S* inputs, const long long* indices, "
             "const long long* starts, T scale, const Draw& draw)"
@@ -147,25 +150,27 @@ class _Writer:
         """From dLoss/dz of the last layer, which lies in scratch; deltas lie there and behind it in turn."""
         calls = []
         delta, other = self.layout.scratch, self.layout.scratch + self.layout.width
-        for op in reversed(self.plan.operations):
+        for op in reversed(narrow_operations(self.plan)):
             width = op.outputs.shape[1]
-            if isinstance(op, DropoutOperation):
-                if op.input_gradient:
-                    calls.append(f"undrop<{width}>(b, {self.place(op, 'mask')}, {delta});")
-                continue
-            assert isinstance(op, DenseOperation)
-            if op is not self.plan.output:
-                function = self.structs[op.layer.function]
-                places = f"{self._z(op)}, {self.place(op, 'outputs')}, {delta}"
-                calls.append(f"slope<{width}, {function}>(b, {self._constants(op)}, {places});")
-            calls.append(f"store<{width}>(b, {delta}, b.workspace + {op.gradient.offset});")
-            if op.input_gradient:
-                group = min(32, 1 << (width - 1).bit_length())
-                calls.append(
-                    f"product_back<{op.inputs.shape[1]}, {width}, {group}>"
-                    f"(b, b.p + {op.weights.offset}, {delta}, {other});"
-                )
-                delta, other = other, delta
+            match op:
+                case DropoutOperation():
+                    if op.input_gradient:
+                        calls.append(f"undrop<{width}>(b, {self.place(op, 'mask')}, {delta});")
+                case DenseOperation():
+                    if op is not self.plan.output:
+                        function = self.structs[op.layer.function]
+                        places = f"{self._z(op)}, {self.place(op, 'outputs')}, {delta}"
+                        calls.append(f"slope<{width}, {function}>(b, {self._constants(op)}, {places});")
+                    calls.append(f"store<{width}>(b, {delta}, b.workspace + {op.gradient.offset});")
+                    if op.input_gradient:
+                        group = min(32, 1 << (width - 1).bit_length())
+                        calls.append(
+                            f"product_back<{op.inputs.shape[1]}, {width}, {group}>"
+                            f"(b, b.p + {op.weights.offset}, {delta}, {other});"
+                        )
+                        delta, other = other, delta
+                case _:
+                    assert_never(op)
         return _function("void backward(const Block& b)", calls)
 
     def penalties(self) -> str:

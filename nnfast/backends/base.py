@@ -1,19 +1,22 @@
 """The whole boundary between the engine and a backend: Backend compiles a Plan into a Program that runs steps.
 
-Everything that comes in has been checked at the user's boundary (nnfast.models.validation); a backend trusts it.
+What users hand in has been checked at their boundary (nnfast.models.validation); a backend trusts the numbers. That
+sources, orders and bounds lie within a program's memory is checked here, since compiled code would leave it: every
+program begins bind, evaluate, predict and loss_and_gradient with check_source, and run with check_stretch.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..plans.plan import Plan
-from ..plans.recipe import Recipe
+from ..plans.recipe import Recipe, check_constants_fit
 from ..support.arrays import is_on_device
 
 Vector = NDArray[np.floating]
@@ -52,6 +55,7 @@ class Program(ABC):
     reads_device_arrays = False  # whether a source's inputs may be a CuPy array
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
+        check_constants_fit(plan, recipe)
         self.plan = plan
         self.recipe = recipe
         self._state = plan.initial_state().astype(recipe.dtype)
@@ -119,7 +123,7 @@ class Program(ABC):
 
     @state.setter
     def state(self, vector: Vector) -> None:
-        self._state[...] = vector
+        _replace(self._state, vector)
 
 
 class HostProgram(Program):
@@ -137,7 +141,7 @@ class HostProgram(Program):
 
     @parameters.setter
     def parameters(self, vector: Vector) -> None:
-        self._parameters[...] = vector
+        _replace(self._parameters, vector)
 
     @property
     def slots(self) -> Vector:
@@ -145,7 +149,14 @@ class HostProgram(Program):
 
     @slots.setter
     def slots(self, vectors: Vector) -> None:
-        self._slots[...] = vectors
+        _replace(self._slots, vectors)
+
+
+def _replace(place: Vector, values: Vector) -> None:
+    """Copy values over; NumPy alone would spread a single one over all places."""
+    if np.shape(values) != place.shape:
+        raise ValueError(f"this program has numbers of shape {place.shape} here, got {np.shape(values)}")
+    place[...] = values
 
 
 class Backend(ABC):
@@ -167,19 +178,137 @@ class Backend(ABC):
         """The elements of a program's workspace: the plan's, and what the backend adds; 0 where it plans none."""
         return plan.workspace_size
 
-    @abstractmethod
+    def refusal(self, plan: Plan) -> str | None:
+        """Why this backend cannot run the plan, in a few words (see lacking); None where it can."""
+        return None
+
+    @final
     def compile(self, plan: Plan, recipe: Recipe) -> Program:
-        """A program for this plan, with all parameters and slots zero, and the state plan.initial_state()."""
+        """Make a program for a plan.
+
+        Parameters
+        ----------
+        plan
+            The network, laid out for the largest batch.
+        recipe
+            What is minimised, and how.
+
+        Returns
+        -------
+        Program
+            With all parameters and slots zero, and the state plan.initial_state().
+
+        Raises
+        ------
+        ValueError
+            The backend refuses the plan: it lacks a kind of layer.
+        """
+        if reason := self.refusal(plan):
+            raise ValueError(
+                f"backend {self.name!r} cannot run this network: {reason}; use backend='numpy', which has all kinds"
+            )
+        return self._compile(plan, recipe)
+
+    @abstractmethod
+    def _compile(self, plan: Plan, recipe: Recipe) -> Program:
+        """The program of a plan that was not refused."""
+
+
+class BackendModule(Protocol):
+    """What the package of a backend has, for the rest of nnfast to find it by name.
+
+    FORMS: names with options, such as "cuda:N". PACKAGES: what it runs on, for `nnfast info`; of each group, the first
+    that is installed counts.
+    """
+
+    FORMS: tuple[str, ...]
+    PACKAGES: tuple[tuple[str, ...], ...]
+
+    def parse_options(self, words: Sequence[str]) -> dict[str, Any] | None:
+        """What follows the name, split at its colons, as options of create(); None for words that mean nothing."""
+
+    def unavailable_reason(self) -> str | None:
+        """Why it cannot run here and what to install, or None if it can."""
+
+    def slow_reason(self) -> str | None:
+        """Why another backend would be faster on this machine, or None."""
+
+    def create(self, threads: int | None, **options: Any) -> Backend:
+        """The backend; threads: upper limit, where it computes in threads of its own."""
+
+
+def no_options(words: Sequence[str]) -> dict[str, Any] | None:
+    """parse_options() of a backend that has none."""
+    return None if words else {}
+
+
+def never_slow() -> str | None:
+    """slow_reason() of a backend that is as fast on any machine."""
+    return None
 
 
 class BackendUnavailableError(RuntimeError):
     """A backend that was asked for by name cannot run here; the message says why and what to install."""
 
 
+def lacking(plan: Plan, kinds: Container[type]) -> str | None:
+    """A refusal that names the plan's first operation of none of these kinds; None where there is no such."""
+    for op in plan.operations:
+        if type(op) not in kinds:
+            return f"it has nothing for layer {op.layer_index} ({op.layer.kind})"
+    return None
+
+
 def check_place(program: Program, source: Source) -> None:
     """Raise TypeError for inputs on a CUDA device that the program cannot reach."""
     if is_on_device(source.inputs) and not program.reads_device_arrays:
         raise TypeError("X is a CuPy array, which the cuda backend alone reads: use backend='cuda', or pass X.get()")
+
+
+def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> None:
+    """Raise ValueError for arrays that do not belong to the plan's network, or for more rows than `most_rows`."""
+    rows, outputs = source.n_rows, plan.targets.shape[1]
+    if most_rows is not None and rows > most_rows:
+        raise ValueError(f"{rows} rows in one batch, but the plan has room for {most_rows}: make_plan(network, {rows})")
+    _check_array("inputs", source.inputs, (rows, plan.inputs.shape[1]), is_sparse=source.is_sparse)
+    labels = targets = source.targets
+    if labels is not None and labels.ndim == 1:
+        _check_array("targets", labels, (rows,))
+        if _leave(labels, outputs):
+            raise ValueError(f"class labels must lie in [0, {outputs}), got {labels.min()} to {labels.max()}")
+    elif targets is not None:
+        _check_array("targets", targets, (rows, outputs))
+    if source.sample_weight is not None:
+        _check_array("sample_weight", source.sample_weight, (rows,))
+
+
+def _check_array(name: str, array: Any, shape: tuple[int, ...], is_sparse: bool = False) -> None:
+    if array.shape != shape:
+        raise ValueError(f"{name} has shape {array.shape}, but the program takes {shape}")
+    if not (is_sparse or array.flags.c_contiguous):
+        raise ValueError(f"{name} must be in C order: np.ascontiguousarray({name})")
+
+
+def check_stretch(
+    plan: Plan, source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64]
+) -> None:
+    """Raise ValueError for steps that reach beyond the order, the plan's rows or those of the source."""
+    steps = len(rates)
+    if len(bounds) != steps + 1:
+        raise ValueError(f"{steps} steps need {steps + 1} bounds, got {len(bounds)}")
+    if bounds[0] < 0 or bounds[-1] > len(order):
+        raise ValueError(f"bounds must lie in [0, {len(order)}], got {bounds[0]} to {bounds[-1]}")
+    sizes = bounds[1:] - bounds[:-1]
+    if _leave(sizes - 1, plan.rows):
+        raise ValueError(f"a step takes 1 to {plan.rows} rows of this plan, got {sizes.min()} to {sizes.max()}")
+    if _leave(order, source.n_rows):
+        raise ValueError(f"order must give rows in [0, {source.n_rows}), got {order.min()} to {order.max()}")
+
+
+def _leave(numbers: NDArray[np.int64], end: int) -> bool:
+    """Whether any number lies outside [0, end). In one pass: as an unsigned number, a negative one is a large one."""
+    unsigned = numbers.astype(np.int64, copy=False).view(np.uint64)
+    return bool(np.maximum.reduce(unsigned, initial=0) >= end)
 
 
 def batch_totals(source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:

@@ -5,21 +5,16 @@ from __future__ import annotations
 import os
 import platform
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from .. import __version__
 from ..support.threads import thread_count
-from . import NAMES, get_backend, unavailable
+from . import NAMES, get_backend, packages, unavailable
 
-# Of each line, the first that is installed counts.
-PACKAGES = (
-    ("numpy",),
-    ("scipy",),
-    ("numba",),
-    ("cupy", "cupy-cuda12x", "cupy-cuda13x"),
-    ("safetensors",),
-    ("matplotlib",),
-)
+PACKAGES = (("scipy",), ("safetensors",), ("matplotlib",))  # beside those that the backends name
+
+CPU_INFO = Path("/proc/cpuinfo")  # Linux
 
 
 def gather() -> dict[str, Any]:
@@ -32,12 +27,14 @@ def gather() -> dict[str, Any]:
             "reason": reason,
             "description": None if reason else get_backend(name).description,
         }
+    chosen = get_backend("auto")
     return {
         "nnfast": __version__,
         "python": platform.python_version(),
-        "packages": {names[0]: _version(names) for names in PACKAGES},
+        "packages": {names[0]: _version(names) for names in packages() + PACKAGES},
         "backends": backends,
-        "auto": get_backend("auto").name,
+        "auto": chosen.name,
+        "choice": chosen.choice,
         "platform": platform.platform(),
         "cpu": _cpu(),
         "cores": _cores(),
@@ -58,14 +55,15 @@ def _version(names: tuple[str, ...]) -> str | None:
 
 
 def _cpu() -> str:
+    """The name that Linux gives the processor, or LLVM's: on ARM, Linux tells numbers only."""
+    for line in CPU_INFO.read_text(encoding="utf-8").splitlines() if CPU_INFO.exists() else []:
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
     try:
-        with open("/proc/cpuinfo", encoding="utf-8") as file:
-            for line in file:
-                if line.startswith("model name"):
-                    return line.partition(":")[2].strip()
-    except OSError:
-        pass  # no Linux
-    return platform.processor() or platform.machine()
+        import llvmlite.binding
+    except ImportError:
+        return platform.machine()
+    return f"{platform.machine()} {llvmlite.binding.get_host_cpu_name()}"
 
 
 def _cores() -> int:

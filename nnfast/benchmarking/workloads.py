@@ -2,7 +2,7 @@
 
 Sizes are those of tasks people have (a tutorial's network, scikit-learn's digits, tabular data, MNIST with dense layers
 and with LeNet-5, the network of SimpleChains.jl's announcement); the numbers in them, but for the tutorial's, are
-random, from a fixed seed, so that nothing is downloaded. All are in float32.
+random, from a fixed seed, so that nothing is downloaded.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
 from ..support.random import ShuffledOrders
 
-DTYPE = np.dtype(np.float32)
+DTYPE = np.dtype(np.float32)  # that the numbers are drawn in, whatever the training's
 SEED = 0  # of data, weights and orders
 
 Arrays = tuple[NDArray[Any], NDArray[Any]]
@@ -64,7 +64,7 @@ class Workload:
 
     hidden: units of the hidden layers. batch_size: rows a step; the last step of an epoch has what is left.
     epochs: in one measurement. data: a name from DATA. named: a name from NETWORKS in place of hidden layers. image:
-    the shape of its images, `inputs` numbers in all.
+    the shape of its images, `inputs` numbers in all. dtype: of the training.
     """
 
     name: str
@@ -81,6 +81,7 @@ class Workload:
     data: str = "classes"
     named: str | None = None
     image: tuple[int, ...] = ()
+    dtype: str = DTYPE.name
 
     @property
     def sizes(self) -> str:
@@ -113,18 +114,21 @@ class Workload:
         return make_plan(self.network(), self.batch_size)
 
     def recipe(self) -> Recipe:
-        return Recipe(get_loss(self.loss), get_optimizer(self.optimizer), DTYPE, seed=SEED)
+        return Recipe(get_loss(self.loss), get_optimizer(self.optimizer), np.dtype(self.dtype), seed=SEED)
 
     def arrays(self) -> Arrays:
-        """Inputs (rows, inputs) float32; targets (rows,) int64 classes or (rows, outputs) float32."""
-        return DATA[self.data](np.random.default_rng(SEED), self.rows, self.inputs, self.outputs)
+        """Inputs (rows, inputs) in `dtype`; targets (rows,) int64 classes or (rows, outputs) in `dtype`."""
+        inputs, targets = DATA[self.data](np.random.default_rng(SEED), self.rows, self.inputs, self.outputs)
+        if targets.ndim > 1:
+            targets = targets.astype(self.dtype, copy=False)
+        return inputs.astype(self.dtype, copy=False), targets
 
     def source(self) -> Source:
         return Source(*self.arrays())
 
     def initial_parameters(self) -> NDArray[Any]:
-        """The flat vector that every backend starts from, float32."""
-        return self.plan().initial_parameters(SEED).astype(DTYPE)
+        """The flat vector that every backend starts from, in `dtype`."""
+        return self.plan().initial_parameters(SEED).astype(self.dtype)
 
     def stretch(self, steps: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
         """Order and bounds for Program.run: the measurement's epochs, or its first `steps` steps."""

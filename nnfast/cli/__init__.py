@@ -63,7 +63,7 @@ def _exit_code(error: Exception) -> int | None:
     """The exit code for an error, or None for one that is a fault of nnfast's and deserves its traceback."""
     if isinstance(error, ArithmeticError | RuntimeError):
         from ..backends import BackendUnavailableError
-        from ..training.train import DivergenceError
+        from ..training.stopping import DivergenceError
 
         if isinstance(error, BackendUnavailableError):
             return UNAVAILABLE
@@ -143,6 +143,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     _add_threads(bench)
     bench.add_argument("--workload", metavar="A,B", help="workloads to run (default: all)")
     bench.add_argument("--repeats", metavar="N", type=int, default=3, help="timed repeats; the median counts (3)")
+    bench.add_argument("--dtype", default="float32", help="float32 or float64 (float32)")
     bench.add_argument("--json", action="store_true", help="print one JSON object")
     return parser, commands.choices
 
@@ -151,7 +152,9 @@ def _add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """A trained network, the data it meets, and where it runs."""
     parser.add_argument("run", metavar="RUN", help="the directory of a run, or a model file")
     parser.add_argument("data", metavar="DATA", help="an embedded data set, an .npz or a .csv file")
-    parser.add_argument("--backend", default="auto", help="auto, numpy, numba, cuda or cuda:N (default auto)")
+    parser.add_argument(
+        "--backend", default="auto", metavar="NAME", help="auto, or a backend that nnfast info lists (default auto)"
+    )
     _add_threads(parser)
 
 
@@ -184,6 +187,7 @@ def _bench(arguments: argparse.Namespace) -> int:
         arguments.repeats,
         as_json=arguments.json,
         threads=arguments.threads,
+        dtype=arguments.dtype,
     )
     return code
 

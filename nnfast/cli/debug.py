@@ -43,6 +43,7 @@ class _Subject:
     def program(self) -> NumbaProgram:
         """With every kernel that training calls."""
         program = self.backend.compile(self.plan, self.recipe)
+        assert isinstance(program, NumbaProgram)
         row = np.zeros((1, self.plan.network.input_size), self.recipe.dtype)
         program.bind(Source(row, np.zeros(1, np.int64)))
         return program

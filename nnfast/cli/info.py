@@ -7,6 +7,7 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from ..backends import ONLY_IF_NAMED
 from ..backends.environment import gather
 from .exit_codes import OK
 from .options import DATA_SETTINGS, as_options
@@ -91,12 +92,14 @@ def describe(facts: dict[str, Any]) -> str:
     lines = {"nnfast": f"{facts['nnfast']}, Python {facts['python']}", "packages": packages}
     for name, backend in facts["backends"].items():
         lines[name] = f"available: {backend['description']}" if backend["available"] else f"no: {backend['reason']}"
+        if backend["available"] and name in ONLY_IF_NAMED:
+            lines[name] += f"; only used where it is named: --backend {name}, or backend='{name}' in Python"
     lines |= {
-        "auto": f"chooses {facts['auto']}",
+        "auto": facts["choice"].removeprefix("auto "),
         "cpu": f"{facts['cpu']}, {facts['cores']} cores for this process",
         "threads": f"{facts['threads']} for numba",
         "blas": ", ".join(f"{name}: {library}" for name, library in facts["blas"].items()),
-        "gpus": ", ".join(facts["gpus"]) or "none",
+        "gpus": ", ".join(facts["gpus"]) or "none that cuda can use",
         "cache": facts["cache"] or "none",
     }
     width = max(map(len, lines))

@@ -157,7 +157,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("tolerance", NUMBER, 0.0, "T", "improvement that early stopping takes for none"),
         Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
-        Option("backend", TEXT, "auto", "NAME", "auto, numpy, numba, cuda or cuda:N"),
+        Option("backend", TEXT, "auto", "NAME", "where to compute: see below"),
         Option("threads", INTEGER, None, "N", "of numba at most; changes no result (default: every processor)", False),
     ),
     "output": (
@@ -256,6 +256,7 @@ def known_names() -> str:
     import shutil
     import textwrap
 
+    from ..backends import forms
     from ..formulas.activations import ACTIVATIONS
     from ..formulas.losses import LOSSES
     from ..formulas.optimizers import OPTIMIZERS
@@ -284,6 +285,7 @@ def known_names() -> str:
         "schedules": [
             call(name, [field.name for field in dataclasses.fields(kind)]) for name, kind in SCHEDULES.items()
         ],
+        "backends": forms(),
     }
     own = {name: " ".join(as_options(settings)) for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items()}
     return "\n".join(

@@ -11,7 +11,8 @@ from ..backends import Backend, get_backend
 from ..data.targets import ClassTargets
 from ..models.model import Model
 from ..training.progress import progress_bar
-from ..training.train import DivergenceError, EarlyStopping, train
+from ..training.stopping import DivergenceError, EarlyStopping
+from ..training.train import train
 from .exit_codes import INTERRUPTED, OK
 from .log import hush
 from .options import brought, merge, read_config

@@ -33,8 +33,9 @@ class Dataset:
     name: str
     x_train: Inputs
     y_train: NDArray[Any]
-    x_test: Inputs | None = None
-    y_test: NDArray[Any] | None = None
+    # None or an array. Any keeps type checkers from asking users to prove that a source brings its test part
+    x_test: Inputs | Any = None
+    y_test: NDArray[Any] | Any = None
     feature_names: tuple[str, ...] | None = None
     input_scale: float = 1.0
     standardize: bool = False

@@ -20,9 +20,11 @@ from nnfast.data.fitted import (
     check_mean_and_scale,
     mean_and_scale,
     positions,
+    standardised,
     text_array,
 )
-from nnfast.data.table import MAX_TEXT_LENGTH, Table, check_finite, check_names, listed
+from nnfast.data.table import MAX_TEXT_LENGTH, Table, check_finite, check_names, column_names, listed
+from nnfast.support.checks import check_unmasked
 
 # One-hot, a column of names or numbers in disguise would ask for an input per row.
 MAX_CATEGORIES = 1000
@@ -71,9 +73,9 @@ class InputEncoding:
     def fit(cls, inputs: Table | ArrayLike, names: Sequence[str] | None = None) -> InputEncoding:
         """Learn the encoding of a table or of a matrix of numbers (n_samples, n_features).
 
-        names: the columns' names, for a matrix that has some. Raises TypeError or ValueError for values that
-        are no finite numbers or too large to standardise, for no rows, and for a column of more than 1000
-        categories.
+        names: the columns' names, for a matrix that has some; a data frame brings its own. Raises TypeError or
+        ValueError for values that are no finite numbers or too large to standardise, for no rows, and for a column
+        of more than 1000 categories.
         """
         categories: dict[str, NDArray[np.str_]] = {}
         number_names: Sequence[str] | None
@@ -90,6 +92,8 @@ class InputEncoding:
                 matrix[:, position] = inputs[name]
         else:
             matrix = _number_matrix(inputs)
+            if names is None:
+                names = column_names(inputs)
             if names is not None and len(names) != matrix.shape[1]:
                 raise ValueError(f"{len(names)} names for a matrix of {matrix.shape[1]} columns")
             number_names = names
@@ -123,8 +127,9 @@ class InputEncoding:
     def transform(self, inputs: Table | ArrayLike) -> NDArray[np.float64]:
         """Encode rows: float64 (n_samples, n_features).
 
-        A table needs the columns it was fitted on, in any order. A matrix is taken in their order, and only
-        where all of them are numbers. Raises TypeError or ValueError for missing or extra columns, a column
+        A table, or a data frame of numbers, needs the columns it was fitted on, in any order. A matrix, or a
+        data frame where there are no names to compare, is taken in their order, and only where all of them are
+        numbers. Raises TypeError or ValueError for missing or extra columns, a column
         of the other kind, a category unknown from fitting, and values that are not finite.
         """
         if not isinstance(inputs, Table):
@@ -134,12 +139,16 @@ class InputEncoding:
                     f"pass a nnfast.data.Table with the columns {listed(self.names or ())}"
                 )
             matrix = _number_matrix(inputs)
+            found = column_names(inputs)
+            if self.names is not None and found is not None and found != self.names:
+                self._check_columns(found)
+                matrix = matrix[:, [found.index(name) for name in self.names]]
             if matrix.shape[1] != len(self.mean):
                 raise ValueError(
                     f"the input has {matrix.shape[1]} columns; the encoding was fitted on {len(self.mean)}"
                 )
             check_finite(matrix, "the input", self.names)
-            return (matrix - self.mean) / self.scale
+            return standardised(matrix, self.mean, self.scale, "the input", self.names)
         if self.names is None:
             raise TypeError(f"the encoding was fitted on a matrix without names: pass one of {len(self.mean)} columns")
         self._check_columns(inputs.names)
@@ -152,7 +161,8 @@ class InputEncoding:
                 feature += len(self.categories[name])
             else:
                 column = self._numbers(name, inputs[name])
-                encoded[:, feature] = (column - self.mean[number]) / self.scale[number]
+                mean, scale = self.mean[number], self.scale[number]
+                encoded[:, feature] = standardised(column, mean, scale, f"column {name!r}")
                 feature += 1
                 number += 1
         return encoded
@@ -230,6 +240,7 @@ def _distinct_texts(name: str, column: NDArray[Any]) -> NDArray[np.str_]:
 
 
 def _number_matrix(inputs: ArrayLike) -> NDArray[np.float64]:
+    check_unmasked(inputs, "the input")
     matrix = np.asarray(inputs)
     if matrix.dtype.kind not in "buif":
         raise TypeError(

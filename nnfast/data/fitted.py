@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.data.table import MAX_TEXT_LENGTH
+from nnfast.data.table import MAX_TEXT_LENGTH, check_finite
 
 # A state is what a model file stores: numbers as arrays, the rest as what JSON holds.
 Arrays = dict[str, NDArray[Any]]
@@ -41,6 +41,16 @@ def mean_and_scale(
             "too large to standardise; use another unit"
         )
     return mean, np.where(is_constant, 1.0, np.sqrt(variance))
+
+
+def standardised(
+    values: NDArray[np.float64], mean: Any, scale: Any, what: str, names: Sequence[str] | None = None
+) -> NDArray[np.float64]:
+    """(values - mean) / scale. what, names: as in mean_and_scale. Raises ValueError where that is not finite."""
+    with np.errstate(over="ignore"):
+        moved: NDArray[np.float64] = (values - mean) / scale
+    check_finite(moved, f"{what}, standardised,", names)
+    return moved
 
 
 def check_mean_and_scale(mean: object, scale: object) -> None:

@@ -9,6 +9,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfast.support.checks import check_unmasked
+
 # NumPy stores a text column at the width of its longest cell: one stray page of prose in a million rows would
 # otherwise cost gigabytes. (Also what keeps a stranger's model file from asking for them.)
 MAX_TEXT_LENGTH = 200
@@ -35,6 +37,7 @@ class Table:
             if not isinstance(column, np.ndarray) or not (column.dtype == np.float64 or column.dtype.kind == "U"):
                 kind = column.dtype if isinstance(column, np.ndarray) else type(column).__name__
                 raise TypeError(f"column {name!r} must be a float64 or str array, got {kind}")
+            check_unmasked(column, f"column {name!r}")
             if column.ndim != 1 or len(column) != len(self.columns[0]):
                 raise ValueError(
                     f"column {name!r} has shape {column.shape}; every column must have that of "
@@ -69,6 +72,18 @@ class Table:
         if name not in self.names:
             raise ValueError(f"there is no column {name!r}; the columns are {listed(self.names)}")
         return self.names.index(name)
+
+
+def column_names(inputs: object) -> tuple[str, ...] | None:
+    """The names of a data frame's columns; None for arrays, and for frames whose columns are numbered.
+
+    Raises TypeError where only some are named, ValueError where two have one name.
+    """
+    names = list(getattr(inputs, "columns", ()))
+    if not any(isinstance(name, str) for name in names):
+        return None
+    check_names(names)
+    return tuple(names)
 
 
 def check_names(names: Sequence[str]) -> None:

@@ -21,10 +21,12 @@ from nnfast.data.fitted import (
     check_mean_and_scale,
     mean_and_scale,
     positions,
+    standardised,
     text_array,
 )
 from nnfast.data.table import check_finite, listed
 from nnfast.support.arrays import array_module, to_host
+from nnfast.support.checks import check_unmasked
 
 Task = Literal["classification", "regression"]
 
@@ -163,7 +165,7 @@ class NumberTargets:
         if (is_flat, numbers.shape[1]) != (self.is_flat, len(self.mean)):
             expected = "(n_samples,)" if self.is_flat else f"(n_samples, {len(self.mean)})"
             raise ValueError(f"the targets have shape {np.shape(y)}; expected {expected}, as when fitted")
-        encoded = (numbers - self.mean) / self.scale
+        encoded = standardised(numbers, self.mean, self.scale, "the target")
         return encoded[:, 0] if is_flat else encoded
 
     def decode(self, outputs: ArrayLike) -> NDArray[np.float64]:
@@ -244,6 +246,7 @@ def infer_task(y: ArrayLike, name: str | None = None) -> tuple[Task, str]:
 
 def _labels(y: ArrayLike) -> NDArray[Any]:
     """Labels as a 1-D array of str, bool, int64 or float64."""
+    check_unmasked(y, "the target")
     labels = np.asarray(y)
     if labels.ndim == 2 and labels.shape[1] == 1:
         labels = labels[:, 0]
@@ -271,6 +274,7 @@ def _labels(y: ArrayLike) -> NDArray[Any]:
 
 def _target_matrix(y: ArrayLike) -> tuple[NDArray[np.float64], bool]:
     """Targets as a float64 matrix (n_samples, k), and whether they came as (n_samples,)."""
+    check_unmasked(y, "the target")
     values = np.asarray(y)
     if values.dtype.kind not in "buif":
         raise TypeError(f"the targets of a regression must be numbers, got dtype {values.dtype}")

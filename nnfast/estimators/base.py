@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.metrics import get_scorer_names
 from sklearn.neural_network._base import ACTIVATIONS as SKLEARN_ACTIVATIONS
 from sklearn.neural_network._multilayer_perceptron import BaseMultilayerPerceptron
 from sklearn.utils._param_validation import Interval, StrOptions
@@ -25,11 +26,11 @@ from ..formulas.schedules import SCHEDULES, Schedule
 from ..models.model import PREDICTION_ROWS
 from ..networks.network import Network
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype
+from ..support.checks import check_dtype, check_unmasked
 from ..support.threads import MAX_THREADS
 from . import networks
-from .conversion import from_sklearn, to_sklearn
-from .held_out import Judgement
+from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
+from .held_out import MONITORS, Judgement
 from .lbfgs import Objective, check_parameters
 from .programs import Programs, backend_for_prediction
 from .sources import make_inputs
@@ -37,11 +38,63 @@ from .stochastic import StochasticFit
 
 FEW_ROWS = 256  # scikit-learn's forward pass of so few is over before a program has begun
 
+# Methods of scikit-learn's that its loop calls and compiled steps do not: a subclass's own would have no effect.
+STEP_METHODS = ("_backprop", "_compute_loss_grad", "_forward_pass")
+EPOCH_METHODS = ("_update_no_improvement_count",)
+EARLY_STOPPING_METHODS = ("_score", "_score_with_function", "_predict", "_forward_pass_fast")
+
 HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
 
 
 class FastMultilayerPerceptron(BaseMultilayerPerceptron):
-    """A mixin before scikit-learn's MLPClassifier or MLPRegressor."""
+    """A mixin before scikit-learn's MLPClassifier or MLPRegressor.
+
+    Parameters
+    ----------
+    activation : str, Activation or sequence of these, default='relu'
+        Activation of the hidden layers: 'identity', 'logistic', 'tanh', 'relu', another name of `nnfast.ACTIVATIONS`,
+        an `nnfast.Activation`, or a sequence with one for every hidden layer.
+    backend : str or Backend, default='numba'
+        Where to compute: 'numba', 'numpy', 'cuda', 'cuda:1', 'auto' or a backend of `nnfast.get_backend`.
+    threads : int or None, default=None
+        How many threads 'numba' may use at most; the result is the same for any number. By default what
+        NNFAST_NUM_THREADS or OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor.
+        'numpy' has the threads of its BLAS.
+    dtype : {'float32', 'float64'} or None, default=None
+        Type of the weights and of the arithmetic; by default that of X.
+    dropout : float or sequence of float, default=0.0
+        Share of a hidden layer's outputs to drop in training, or a sequence with one for every hidden layer.
+    l1 : float, default=0.0
+        Strength of the penalty l1 * sum(abs(W)), beside that of `alpha`.
+    clip_norm : float or None, default=None
+        The longest gradient allowed; longer ones are shortened to it.
+    schedule : str or Schedule, default='constant'
+        A name of `nnfast.SCHEDULES` or an `nnfast.Schedule`, by which the learning rate is multiplied.
+    validation_data : tuple or None, default=None
+        Rows to judge every epoch by, in place of a share of X: (X, y) or (X, y, sample_weight).
+    monitor : str or callable, default='score'
+        What early stopping watches on the rows held out: 'score' (accuracy or R2), 'loss', the name of a scorer, such
+        as 'f1_macro' or 'neg_median_absolute_error', or a scorer, called with estimator, X and y.
+    callbacks : sequence of callable, default=()
+        Called with an `nnfast.EpochRecord` after every epoch. One that returns True ends the fit.
+    network : Network or None, default=None
+        An `nnfast.Network` in place of `hidden_layer_sizes`, `activation` and `dropout`, with its own initializers. One
+        of images also takes X of shape (n_samples, height, width) or (n_samples, height, width, channels).
+
+    Attributes
+    ----------
+    validation_scores_ : list of shape (`n_iter_`,) or None
+        The score on the rows held out after every epoch: accuracy or R2. None unless there is `early_stopping` or
+        `validation_data`.
+    validation_loss_curve_ : list of shape (`n_iter_`,) or None
+        The loss on the rows held out after every epoch. None unless there is `early_stopping` or `validation_data`.
+    coefs_ : list of shape (n_layers - 1,)
+        The weight matrix of every layer; of a `network` of images also the kernels, and gamma of a BatchNorm.
+    intercepts_ : list of shape (n_layers - 1,)
+        The bias vector of every layer; of a `network` of images also beta of a BatchNorm.
+    """
+
+    _doc_link_module = "nnfast"
 
     # Set by scikit-learn's _initialize
     validation_scores_: list[float] | None
@@ -60,7 +113,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
         "schedule": [StrOptions(set(SCHEDULES)), Schedule],
         "validation_data": [tuple, list, None],
-        "monitor": [str, callable],
+        "monitor": [StrOptions({*MONITORS, *get_scorer_names()}), callable],
         "callbacks": [list, tuple],
         "network": [Network, None],
     }
@@ -97,8 +150,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _choose_output_activation(self) -> None:
         if self.network is not None:
-            name = self.network.output_layer.function.name
-            self.out_activation_ = {"sigmoid": "logistic"}.get(name, name)
+            function = self.network.output_layer.function
+            self.out_activation_ = SCIKIT_LEARNS_NAMES.get(function, function.name)
 
     def _init_coef(self, fan_in: int, fan_out: int, dtype: Any) -> Any:
         name = networks.layer_activation(self.activation, len(self.coefs_))
@@ -106,6 +159,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         return BaseMultilayerPerceptron._init_coef(drawing, fan_in, fan_out, dtype)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
+        for callback in self.callbacks:
+            if not callable(callback):
+                raise TypeError(f"callbacks must be functions that take an EpochRecord, got {callback!r}")
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
         if not hasattr(self, "_programs"):
             self._programs = Programs()
         return super()._fit(networks.as_rows(self, X), y, sample_weight=sample_weight, incremental=incremental)
@@ -134,7 +192,18 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         layer_units: Any,
         incremental: bool,
     ) -> None:
+        early_stopping_methods = EARLY_STOPPING_METHODS if self.early_stopping else ()
+        self._check_overrides(*STEP_METHODS, *EPOCH_METHODS, *early_stopping_methods)
         StochasticFit(self, X, y, self._weigh(y, sample_weight, incremental), incremental).run()
+
+    def _check_overrides(self, *names: str) -> None:
+        """Raise TypeError if one of these methods is the user's own, by a subclass or set on scikit-learn's class."""
+        for name in names:
+            if getattr(type(self), name).__module__.partition(".")[0] not in ("nnfast", "sklearn"):
+                raise TypeError(
+                    f"{type(self).__name__} overrides {name}, which nnfast does not call when it fits: use loss, "
+                    "activation, network, monitor or callbacks in its place, or subclass scikit-learn's own class"
+                )
 
     def _note_epoch(self, judgement: Judgement | None) -> None:
         """Count the epochs without improvement, as scikit-learn does; keep the best weights of early stopping."""
@@ -156,6 +225,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _validate_held_out(self, X: Any, y: Any, sample_weight: Any = None) -> tuple[Any, NDArray[Any], Any]:
         """validation_data as fit's own data: X, y as (n_samples, n_outputs), weights."""
+        check_unmasked(y, "y of validation_data")
+        check_unmasked(sample_weight, "sample_weight of validation_data")
         X = networks.as_rows(self, X)
         X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=False)
         encoded = self._encode_held_out(y)
@@ -177,6 +248,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         layer_units: Any,
     ) -> None:
         check_parameters(self)
+        self._check_overrides(*STEP_METHODS)
         units = layer_units if self.network is None else networks.network_units(self.network)
         sample_weight = self._weigh(y, sample_weight, False)
         # SciPy rounds every point it asks for to the dtype of the first: from float32 it would see a rough function.
@@ -226,6 +298,13 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             outputs: NDArray[Any] = program.predict(Source(make_inputs(X, dtype)))
         return outputs
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """scikit-learn's score of its own classes: accuracy, or R2."""
+        check_unmasked(y, "y")
+        check_unmasked(sample_weight, "sample_weight")
+        score: float = super().score(X, y, sample_weight)
+        return score
+
     def _is_scikit_learns(self) -> bool:
         """Whether scikit-learn's own forward pass would give the same, on the same kind of processor."""
         return (
@@ -237,20 +316,48 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             and self.out_activation_ in SKLEARN_ACTIVATIONS
         )
 
-    def to_sklearn(self) -> Any:
-        """This fitted model as scikit-learn's own class, with copies of its weights and of its optimizer's state.
+    def _doc_link_url_param_generator(self) -> dict[str, str]:
+        """Jupyter's links lead to scikit-learn's page on its class, which describes the shared parameters."""
+        return {"estimator_module": "sklearn.neural_network", "estimator_name": type(self).__name__}
 
-        Raises ValueError for networks that scikit-learn cannot express: other activations, or different ones in
-        different layers. What only training uses (dropout, l1, schedules, ...) is left behind.
+    def to_sklearn(self) -> Any:
+        """Return this fitted model as scikit-learn's own class.
+
+        Returns
+        -------
+        sklearn.neural_network.MLPClassifier or MLPRegressor
+            With copies of the weights and of the optimizer's state. What only training uses (dropout, l1, schedules,
+            ...) is left behind.
+
+        Raises
+        ------
+        ValueError
+            For networks that scikit-learn cannot express: other activations or layers, or different activations in
+            different layers.
         """
         check_is_fitted(self)
         return to_sklearn(self)
 
     @classmethod
     def from_sklearn(cls, estimator: Any, **parameters: Any) -> Any:
-        """A fitted nnfast estimator from scikit-learn's fitted one of the same kind, with copies of its weights.
+        """Return a fitted nnfast estimator made from scikit-learn's fitted one.
 
-        parameters: those that scikit-learn does not have, such as backend. Raises TypeError for another kind.
+        Parameters
+        ----------
+        estimator : sklearn.neural_network.MLPClassifier or MLPRegressor
+            A fitted estimator of the same kind. Its weights and its optimizer's state are copied.
+        **parameters : Any
+            Parameters that scikit-learn does not have, such as backend.
+
+        Returns
+        -------
+        MLPClassifier or MLPRegressor
+            It predicts, and goes on with partial_fit, as the other would.
+
+        Raises
+        ------
+        TypeError
+            For an estimator of another kind.
         """
         check_is_fitted(estimator)
         return from_sklearn(cls, estimator, parameters)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from sklearn import neural_network
 from sklearn.base import is_classifier
 
-from ..formulas.activations import get_activation
+from ..formulas.activations import ACTIVATIONS, Activation
 from . import networks
 from .programs import Programs
 
@@ -18,15 +18,18 @@ OWN_STATE = (
     "_programs", "_steps", "_mask_seed", "_best_watched", "validation_loss_curve_", "_state", "_best_state",
 )  # fmt: skip
 STATE_LISTS = ("velocities", "ms", "vs")  # of scikit-learn's optimizers: one array a parameter array, ours one in all
+# The activations that scikit-learn has, and their names there
+SCIKIT_LEARNS_NAMES = {
+    ACTIVATIONS[name]: {"sigmoid": "logistic"}.get(name, name)
+    for name in ("identity", "sigmoid", "tanh", "relu", "exp", "softmax")
+}
 
 
-def scikit_learns_name(activation: Any) -> str:
+def scikit_learns_name(activation: Activation) -> str:
     """The name that scikit-learn has for an activation. Raises ValueError if it has none."""
-    name = get_activation(activation).name
-    name = {"sigmoid": "logistic"}.get(name, name)
-    if name not in ("identity", "logistic", "tanh", "relu"):
-        raise ValueError(f"scikit-learn has no activation {name!r}")
-    return name
+    if activation not in SCIKIT_LEARNS_NAMES:
+        raise ValueError(f"scikit-learn has no activation {activation.name!r}")
+    return SCIKIT_LEARNS_NAMES[activation]
 
 
 def to_sklearn(estimator: Any) -> Any:
@@ -47,6 +50,7 @@ def to_sklearn(estimator: Any) -> Any:
     fitted = {name: value for name, value in vars(estimator).items() if name not in estimator.get_params(deep=False)}
     state = copy.deepcopy({name: value for name, value in fitted.items() if name not in OWN_STATE})
     vars(other).update(state)
+    other.out_activation_ = scikit_learns_name(network.output_layer.function)
     for name in ("coefs_", "intercepts_", "_best_coefs", "_best_intercepts"):
         if name in state:  # arrays of their own: scikit-learn goes on training in place
             setattr(other, name, [np.array(array) for array in state[name]])

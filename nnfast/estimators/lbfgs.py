@@ -84,7 +84,7 @@ class Objective:
         gradient[self._places] = flat
         W, strength = packed[self._weights], self._alpha / self._divisor
         gradient[self._weights] += strength * W
-        return loss + 0.5 * strength * float(W @ W), gradient
+        return loss + 0.5 * strength * (W @ W), gradient
 
 
 def _block(source: Source, start: int, end: int) -> Source:

@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+import scipy.sparse
 from numpy.typing import NDArray
 
 from ..formulas.activations import ACTIVATIONS, Activation, get_activation
@@ -21,7 +22,10 @@ from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
-from ..plans.plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, Span, make_plan
+from ..plans.operations import Span
+from ..plans.plan import Plan, make_plan
+from ..support.checks import check_unmasked
+from .sources import check_sparse
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
 SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs
@@ -96,10 +100,13 @@ def is_perceptron(network: Network) -> bool:
 
 
 def as_rows(estimator: Any, X: Any) -> Any:
-    """Images for an estimator's network as the flat rows that scikit-learn validates; any other X as it is.
+    """X as scikit-learn validates it: images for an estimator's network as flat rows, anything else as it is.
 
-    Raises ValueError for images that do not fit the network.
+    Raises ValueError for images that do not fit the network, masked values, and a malformed sparse matrix.
     """
+    check_unmasked(X, "X")
+    if scipy.sparse.issparse(X):
+        return check_sparse(X)
     if estimator.network is None or np.ndim(X) <= 2:
         return X
     images = np.asarray(X)
@@ -163,7 +170,7 @@ def make_room(network: Network, rows: int, spare: int) -> Plan:
 
 def flatten(plan: Plan, coefs: Sequence[NDArray[Any]], intercepts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:
     """The flat vector of these weights and biases."""
-    flat = np.empty(plan.parameter_count, dtype)
+    flat = np.empty(plan.parameter_count, dtype)  # all of it is written: no operation's parameters are left out
     for (weights, bias), W, b in zip(_arrays(plan), coefs, intercepts, strict=True):
         weights.view(flat)[...] = W
         if bias:
@@ -176,19 +183,21 @@ def unflatten(plan: Plan, flat: NDArray[Any]) -> tuple[list[NDArray[Any]], list[
 
     Of a BatchNorm they are gamma and beta.
     """
-    coefs = [weights.view(flat) for weights, _ in _arrays(plan)]
-    intercepts = [
-        bias.view(flat) if bias else np.zeros(weights.shape[-1], flat.dtype) for weights, bias in _arrays(plan)
-    ]
+    arrays = _arrays(plan)
+    coefs = [weights.view(flat) for weights, _ in arrays]
+    intercepts = [bias.view(flat) if bias else np.zeros(weights.shape[-1], flat.dtype) for weights, bias in arrays]
     return coefs, intercepts
 
 
 def _arrays(plan: Plan) -> list[tuple[Span, Span | None]]:
-    """Weights and bias of every layer that has some."""
+    """Of every layer with parameters, what stands in `coefs_`, and what in `intercepts_`: two arrays at most."""
     places: list[tuple[Span, Span | None]] = []
     for op in plan.operations:
-        if isinstance(op, DenseOperation | ConvolutionOperation):
-            places.append((op.weights, op.bias))
-        elif isinstance(op, BatchNormOperation):
-            places.append((op.gamma, op.beta))
+        match [*op.parameters.values()]:
+            case [weights, bias]:
+                places.append((weights.span, bias.span))
+            case [weights]:
+                places.append((weights.span, None))
+            case more:
+                assert not more, f"coefs_ and intercepts_ have no room for all of {op.layer.kind}'s parameters"
     return places

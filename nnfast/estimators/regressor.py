@@ -12,46 +12,47 @@ from sklearn.utils.validation import check_array
 
 from ..formulas.losses import LOSSES, Loss, get_loss
 from .base import FastMultilayerPerceptron
+from .documentation import documented
 from .networks import output_activation
 
 
+@documented
 class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
-    """scikit-learn's MLPRegressor, many times faster: the same parameters, attributes, methods and results.
+    """The MLPRegressor of scikit-learn, fitted faster: the same parameters, attributes, methods and results.
 
-    With the same random_state, data and parameters it fits the same weights, to rounding. Every parameter of
-    sklearn.neural_network.MLPRegressor is here under its name and with its default; these come in addition.
+    With the same `random_state`, data and parameters it fits the same weights, in float64 to rounding. In float32, and
+    with `solver='lbfgs'`, long fits amplify rounding, in either library.
 
     Parameters
     ----------
-    loss : also any name of nnfast.LOSSES or a Loss; the output activation is the first of identity, exp, logistic
-        and softmax whose values the loss is defined for.
-    activation : also any name of nnfast.ACTIVATIONS, an Activation, or a list with one for every hidden layer.
-    backend : "numba" (default), "numpy", "cuda", "cuda:1", "auto" or a Backend.
-    threads : how many "numba" may use at most, which changes no result; by default what NNFAST_NUM_THREADS or
-        OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor. "numpy" has BLAS's own.
-    dtype : "float32" or "float64", of the weights and of the arithmetic; by default that of X.
-    dropout : the share of a hidden layer's outputs to drop in training, or a list with one for every hidden layer.
-    l1 : strength of the penalty l1 * sum(|W|), beside alpha's.
-    clip_norm : the longest gradient allowed, or None.
-    schedule : a name of nnfast.SCHEDULES or a Schedule; multiplies the learning rate.
-    validation_data : (X, y) or (X, y, sample_weight) to judge every epoch by, in place of a share of X.
-    monitor : what early stopping watches: "score" (R2), "loss", a scorer's name such as "neg_median_absolute_error",
-        or a scorer (called with estimator, X, y).
-    callbacks : called with an nnfast.EpochRecord after every epoch; one that returns True ends the fit.
-    network : an nnfast.Network in place of hidden_layer_sizes, activation and dropout, with its own initializers. One
-        of images takes X of shape (n_samples, height, width) or (n_samples, height, width, channels) too; coefs_ and
-        intercepts_ then hold the kernels' weights and biases, and gamma and beta of a BatchNorm.
-
-    Attributes
-    ----------
-    validation_loss_curve_ : list of the loss on the rows held out after every epoch, or None without any. Where
-        validation_data is given, validation_scores_ is there also without early_stopping.
-    The others are scikit-learn's.
+    loss : str or Loss, default='squared_error'
+        What is minimised: 'squared_error', 'poisson', another name of `nnfast.LOSSES` or an `nnfast.Loss`. The output
+        activation is the first of identity, exp, logistic and softmax whose values the loss is defined for. As in
+        scikit-learn, 'squared_error' and 'poisson' are halved, and 'poisson' needs y >= 0.
 
     Raises
     ------
-    ValueError or TypeError (scikit-learn's InvalidParameterError) for parameters and data that do not fit, and
-    nnfast.BackendUnavailableError.
+    InvalidParameterError
+        For a parameter of a wrong kind or out of its range; it is a ValueError and a TypeError.
+    ValueError
+        For parameters and data that do not fit together.
+    TypeError
+        For a callback that cannot be called, and a subclass that overrides what a fit by nnfast does not call.
+    BackendUnavailableError
+        For a backend that cannot run here.
+
+    See Also
+    --------
+    sklearn.neural_network.MLPRegressor : The class that this one extends.
+    nnfast.train : Trains a network without scikit-learn's conventions.
+
+    Examples
+    --------
+    >>> from nnfast import MLPRegressor
+    >>> from sklearn.datasets import make_regression
+    >>> X, y = make_regression(n_features=5, random_state=0)
+    >>> round(MLPRegressor(solver="lbfgs", random_state=0).fit(X, y).score(X, y), 2)
+    1.0
     """
 
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own attribute

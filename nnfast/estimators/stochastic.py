@@ -1,15 +1,9 @@
-"""Fitting by steps: scikit-learn's loop of epochs, with a stretch of steps in every call of the program.
-
-Whether to go on is decided after every epoch, as scikit-learn does. But with `n_iter_no_change` epochs of patience no
-decision can fall before so many more, so that small epochs nobody watches share a call.
-"""
+"""Fitting by steps: scikit-learn's optimizer, draws and warnings around the Runner that train() has, too."""
 
 from __future__ import annotations
 
-import time
-import warnings
 from collections.abc import Hashable
-from contextlib import ExitStack, nullcontext
+from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
 
@@ -23,17 +17,20 @@ from sklearn.neural_network._stochastic_optimizers import AdamOptimizer, SGDOpti
 from ..backends import Program, get_backend
 from ..formulas.losses import check_target_values
 from ..formulas.optimizers import Optimizer, adam, sgd
-from ..formulas.schedules import ReduceOnPlateau, Span, get_schedule
-from ..models.history import EpochRecord
+from ..formulas.schedules import get_schedule
+from ..models.history import History
 from ..networks.network import Network
 from ..plans.plan import Plan
 from ..plans.recipe import Recipe
 from ..support.interruption import interruptible
-from ..training.train import EVALUATION_ROWS, STRETCH_ROWS, STRETCH_SECONDS
+from ..training.runner import Runner
+from ..training.state import Progress, State
+from ..training.train import EVALUATION_ROWS
 from . import networks
 from .held_out import HeldOut
+from .messages import warn_as_scikit_learn
+from .rules import FitRules
 from .sources import make_source
-from .watching import Watcher
 
 
 class StochasticFit:
@@ -55,14 +52,7 @@ class StochasticFit:
             check_target_values(self.loss, np.asarray(y, np.float64))
         self.source = make_source(X, y, sample_weight, self.network, self.dtype)
         self.rows, self.held_out = self._hold_out(X, y, sample_weight)
-        self.takes_all = len(self.rows) == self.source.n_rows  # then a row's place in the order is its number
         self.batch_size = self._batch_size(len(self.rows))
-        self.bounds = np.append(np.arange(0, len(self.rows), self.batch_size), len(self.rows))
-        self.rows_per_step = np.diff(self.bounds)
-        self.steps_per_epoch = len(self.rows_per_step)
-        self.schedule = get_schedule(estimator.schedule)
-        self.plateau = self.schedule.start() if isinstance(self.schedule, ReduceOnPlateau) else None
-        self.seconds_per_step = 1e-4
 
     def _start_optimizer(self) -> None:
         """scikit-learn's optimizer object over one flat vector: it owns learning rate, state and the stopping rule."""
@@ -109,9 +99,7 @@ class StochasticFit:
         if batch_size == "auto":
             return min(200, n_samples)
         if batch_size > n_samples:
-            warnings.warn(
-                "Got `batch_size` less than 1 or larger than sample size. It is going to be clipped", stacklevel=2
-            )
+            warn_as_scikit_learn("Got `batch_size` less than 1 or larger than sample size. It is going to be clipped")
         return int(np.clip(batch_size, 1, n_samples))
 
     def run(self) -> None:
@@ -122,20 +110,32 @@ class StochasticFit:
         # that never improves on the best score ends with its last weights.
         best_are_current = best is not None and best is e.coefs_
         self.plan: Plan = networks.make_room(self.network, self.batch_size, EVALUATION_ROWS)
-        with ExitStack() as stack:
-            self.program: Program = stack.enter_context(self._program())
-            self.watcher = stack.enter_context(Watcher(e, 1 if self.incremental else e.max_iter))
-            self.program.parameters = networks.flatten(self.plan, e.coefs_, e.intercepts_, self.dtype)
-            self.program.state = e._state
+        history = History()
+        self.program: Program
+        with self._program() as self.program:
             self.program.bind(self.source)
-            self._restore_slots()
+            rules = FitRules(e, self.program, self.rows, self.held_out, self.incremental)
             try:
-                with interruptible() as self.interruption:
-                    self._epochs()
-            except KeyboardInterrupt:
-                warnings.warn("Training interrupted by user.", stacklevel=2)
-            self._update_weights()
+                with interruptible() as interruption:
+                    runner = Runner(
+                        self.program, rules, self._state(), n_rows=len(self.rows), batch_size=self.batch_size,
+                        epochs=1 if self.incremental else e.max_iter, span_epochs=e.max_iter,
+                        schedule=get_schedule(e.schedule), callbacks=e.callbacks, history=history,
+                        interruption=interruption,
+                    )  # fmt: skip
+                    runner.run()
+            except KeyboardInterrupt:  # a second one, which does not wait for the stretch's end
+                history.stopped = "interrupted"
+            rules.update_weights()
             self._save_slots()
+        if history.stopped == "interrupted":
+            warn_as_scikit_learn("Training interrupted by user.")
+        elif history.stopped == "epochs" and not self.incremental:
+            warn_as_scikit_learn(
+                f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't "
+                "converged yet.",
+                ConvergenceWarning,
+            )
         if e.early_stopping:
             if best_are_current and e._best_coefs is best:
                 e._best_coefs, e._best_intercepts, e._best_state = e.coefs_, e.intercepts_, e._state
@@ -166,13 +166,18 @@ class StochasticFit:
             return _sgd(float(o.momentum), bool(o.nesterov) and o.momentum > 0)
         return _adam(float(o.beta_1), float(o.beta_2), float(o.epsilon))
 
-    def _restore_slots(self) -> None:
-        o = self.estimator._optimizer
-        slots = self.program.slots
-        state = o.velocities if isinstance(o, SGDOptimizer) else [*o.ms, *o.vs]
-        for slot, vector in zip(slots, state, strict=False):  # without momentum there is a velocity, but no slot
+    def _state(self) -> State:
+        """Where the estimator stands: its weights, its optimizer's vectors and steps."""
+        e, o = self.estimator, self.estimator._optimizer
+        slots = np.zeros_like(self.program.slots)
+        if isinstance(o, SGDOptimizer):
+            vectors = o.velocities
+        else:
+            vectors, e._steps = [*o.ms, *o.vs], o.t
+        for slot, vector in zip(slots, vectors, strict=False):  # without momentum there is a velocity, but no slot
             slot[...] = vector
-        self.program.slots = slots
+        parameters = networks.flatten(self.plan, e.coefs_, e.intercepts_, self.dtype)
+        return State(parameters, slots, e._state, Progress(step=e._steps))
 
     def _save_slots(self) -> None:
         o, slots = self.estimator._optimizer, self.program.slots
@@ -183,117 +188,6 @@ class StochasticFit:
                 o.learning_rate = o.learning_rate_init * np.sqrt(1 - o.beta_2**t) / (1 - o.beta_1**t)
         elif len(slots):
             o.velocities = [slots[0]]
-
-    def _update_weights(self) -> None:
-        e = self.estimator
-        e.coefs_, e.intercepts_ = networks.unflatten(self.plan, self.program.parameters)
-        e._state = self.program.state
-
-    def _epochs(self) -> None:
-        e, n = self.estimator, len(self.rows)
-        e.n_iter_ = 0
-        order = np.arange(n)
-        while e.n_iter_ < e.max_iter:
-            orders = []
-            rates = []
-            for ahead in range(self._epochs_at_once()):
-                if e.shuffle:  # scikit-learn's shuffle of the last order, draw for draw
-                    order = order[e._random_state.permutation(n)]
-                orders.append(order)
-                rates.append(e.learning_rate_init if e.solver == "adam" else e._optimizer.learning_rate)
-                e._optimizer.iteration_ends(e.t_ + (ahead + 1) * n)
-            self._run(np.concatenate(orders), np.repeat(rates, self.steps_per_epoch))
-            if self.interruption.noted:
-                raise KeyboardInterrupt
-            if self._stops():
-                break
-            if self.incremental:
-                break
-            if e.n_iter_ == e.max_iter:
-                warnings.warn(
-                    f"Stochastic Optimizer: Maximum iterations ({e.max_iter}) reached and the optimization hasn't "
-                    "converged yet.",
-                    ConvergenceWarning,
-                    stacklevel=2,
-                )
-
-    def _epochs_at_once(self) -> int:
-        """How many epochs may run before anybody has to decide anything."""
-        e = self.estimator
-        if self.incremental or self.held_out or self.watcher.is_watching or self.plateau:
-            return 1
-        patience = e.n_iter_no_change + 1 - e._no_improvement_count
-        by_time = STRETCH_SECONDS / (self.seconds_per_step * self.steps_per_epoch)
-        return max(1, int(min(patience, e.max_iter - e.n_iter_, by_time, STRETCH_ROWS // len(self.rows))))
-
-    def _run(self, order: NDArray[np.int64], rates: NDArray[np.float64]) -> None:
-        """Train on whole epochs, in stretches, and record those that were finished, also when interrupted."""
-        e = self.estimator
-        epochs = len(order) // len(self.rows)
-        starts = (np.arange(epochs)[:, np.newaxis] * len(self.rows) + self.bounds[:-1]).ravel()
-        bounds = np.append(starts, len(order))
-        steps = np.arange(e._steps, e._steps + len(rates))
-        span = Span(self.steps_per_epoch, self.steps_per_epoch * e.max_iter)
-        rates = rates * self.schedule.factors(steps, span) * (self.plateau.factor if self.plateau else 1.0)
-        rows = order if self.takes_all else self.rows[order]
-        losses = np.empty(len(rates))
-        done, start = 0, time.perf_counter()
-        try:
-            while done < len(rates) and not self.interruption.noted:
-                end = min(done + max(1, int(STRETCH_SECONDS / self.seconds_per_step)), len(rates))
-                first, last = bounds[done], bounds[end]
-                began = time.perf_counter()
-                losses[done:end] = self.program.run(
-                    rows[first:last], bounds[done : end + 1] - first, rates[done:end], e._steps
-                )
-                self.seconds_per_step = max((time.perf_counter() - began) / (end - done), 1e-9)
-                e._steps += end - done
-                done = end
-        finally:
-            finished = done // self.steps_per_epoch
-            seconds = (time.perf_counter() - start) / max(finished, 1)
-            for index in range(finished):
-                part = slice(index * self.steps_per_epoch, (index + 1) * self.steps_per_epoch)
-                self._record(losses[part], rates[part][-1], seconds)
-
-    def _record(self, losses: NDArray[np.float64], rate: float, seconds: float) -> None:
-        """Note a finished epoch, as scikit-learn does, and tell whoever watches."""
-        e, n = self.estimator, len(self.rows)
-        e.n_iter_ += 1
-        e.loss_ = float(losses @ self.rows_per_step) / n
-        e.t_ += n
-        e.loss_curve_.append(e.loss_)
-        self.watcher.say("Iteration %d, loss = %.8f" % (e.n_iter_, e.loss_))  # noqa: UP031 - scikit-learn's own line
-        metrics: dict[str, float] = {}
-        judgement = None
-        if self.held_out:
-            self._update_weights()
-            judgement = self.held_out.judge(self.program)
-            e.validation_loss_curve_.append(judgement.loss)
-            metrics["validation_loss"] = judgement.loss
-            metrics["validation_accuracy" if is_classifier(e) else "validation_r2"] = judgement.score
-        e._note_epoch(judgement)
-        if judgement:
-            self.watcher.say("Validation score: %f" % judgement.score)  # noqa: UP031
-        if self.plateau:
-            self.plateau.observe(metrics.get("validation_loss", e.loss_))
-        if self.watcher.is_watching:
-            self.watcher.tell(EpochRecord(e.n_iter_, e.loss_, float(rate), seconds, metrics))
-
-    def _stops(self) -> bool:
-        """Whether the fit is over; or scikit-learn's optimizer lowers its rate and goes on."""
-        e = self.estimator
-        if self.watcher.stopped:
-            return True
-        if e._no_improvement_count <= e.n_iter_no_change:
-            return False
-        what = "Validation score" if e.early_stopping else "Training loss"
-        # scikit-learn's own line
-        message = "%s did not improve more than tol=%f for %d consecutive epochs." % (what, e.tol, e.n_iter_no_change)  # noqa: UP031
-        if e._optimizer.trigger_stopping(message, self.watcher.prints):
-            return True
-        e._no_improvement_count = 0
-        return False
 
 
 _sgd, _adam = lru_cache(16)(sgd), lru_cache(16)(adam)  # their formulas are checked once, not at every partial_fit

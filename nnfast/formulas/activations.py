@@ -22,6 +22,7 @@ CHECK_POINTS = np.concatenate([[0.0, 1e-4, -1e-4], np.linspace(-20, 20, 83), [-6
 
 
 ACTIVATIONS: dict[str, Activation] = {}  # filled at the end, from _ROWS
+ALIASES = {"swish": "silu", "logistic": "sigmoid", "linear": "identity"}
 
 
 @dataclass(frozen=True)
@@ -32,8 +33,8 @@ class Activation(NamedConstants):
     recompiles nothing. range: the interval the values lie in, as mathematics writes it, which decides the losses it
     may stand under. output_only: refused in hidden layers.
 
-    Raises FormulaError (a ValueError) for a formula outside the grammar, or, with the point, for a derivative that
-    is not the value's.
+    Raises FormulaError (a ValueError) for a formula outside the grammar, for the name of a row of the table that has
+    other formulas (other constants may keep it), or, with the point, for a derivative that is not the value's.
     """
 
     name: str
@@ -48,6 +49,8 @@ class Activation(NamedConstants):
             raise TypeError(f"an activation's name must be text, got {self.name!r}")
         object.__setattr__(self, "constants", check_constants(self.constants))
         check_interval(self.range)
+        if row := ACTIVATIONS.get(ALIASES.get(self.name, self.name)):
+            self._check_name(row)
         if self.is_row_operation and not (self.output_only and self.range == SIMPLEX):
             raise FormulaError(f"activation {self.name!r}: softmax stands in the last layer only")
         if self.is_row_operation or not ACTIVATIONS:
@@ -193,7 +196,6 @@ _ROWS = (
 )
 
 ACTIVATIONS.update({row.name: row for row in _ROWS})
-ALIASES = {"swish": "silu", "logistic": "sigmoid", "linear": "identity"}
 
 
 def get_activation(activation: str | Activation) -> Activation:

@@ -15,7 +15,8 @@ import functools
 import math
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from dataclasses import fields
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -62,6 +63,10 @@ SPELLINGS: dict[str, dict[str, str]] = {
 
 class FormulaError(ValueError):
     """A formula outside the grammar or its limits, or one that contradicts its stated derivative."""
+
+
+class NameTakenError(FormulaError):
+    """A row of the user's own under the name of another row of the tables."""
 
 
 def check(text: str, names: Iterable[str]) -> frozenset[str]:
@@ -221,6 +226,7 @@ def numpy_text(texts: tuple[str, ...] | str, arguments: tuple[str, ...]) -> str:
 class NamedConstants:
     """What rows of the tables with a field `constants` share: its names and values, in one order."""
 
+    name: str
     constants: tuple[tuple[str, float], ...] | Mapping[str, float]
 
     @property
@@ -231,11 +237,38 @@ class NamedConstants:
     def constant_values(self) -> tuple[float, ...]:
         return tuple(dict(self.constants).values())
 
+    def _check_name(self, row: Any) -> None:
+        """Raise NameTakenError unless `row`, the table's of this name, differs in its constants alone.
+
+        Files, reports and scikit-learn know a row by its name: under it there is one formula.
+        """
+        compared = [item.name for item in fields(row) if item.compare and item.name != "constants"]
+        if different := [name for name in compared if getattr(self, name) != getattr(row, name)]:
+            kind = type(self).__name__.lower()
+            raise NameTakenError(
+                f"{kind} {self.name!r} differs from nnfast's own {row.name!r} in {', '.join(different)}: "
+                "give it a name of its own"
+            )
+
     def _evaluate(self, text: str, names: tuple[str, ...], *arrays: Any) -> Any:
         """The formula in NumPy, with the constants in the dtype of the first array."""
         constants = (arrays[0].dtype.type(value) for value in self.constant_values)
         result = numpy_function(text, (*names, *self.constant_names))(*arrays, *constants)
         return result if np.ndim(result) else np.broadcast_to(result, arrays[0].shape)
+
+
+Row = TypeVar("Row")
+
+
+def read_row(make: Callable[..., Row], data: Mapping[str, Any]) -> Row:
+    """make(**data) of a row that a file holds; it becomes "NAME (own)" where the tables have another row of its name.
+
+    Files hold such rows from before the name stood in the tables, or before NameTakenError refused them.
+    """
+    try:
+        return make(**data)
+    except NameTakenError:
+        return make(**{**data, "name": f"{data['name']} (own)"})
 
 
 def check_name(name: str, what: str) -> str:

@@ -35,8 +35,8 @@ class Loss(NamedConstants):
     pair minimises value: other libraries scale or clip the number they show, but not the gradient. reported_within: the
     same for softmax with cross_entropy, the least and the largest -log a to give out.
 
-    Raises FormulaError (a ValueError) for a formula outside the grammar, or, with the point, for a derivative that
-    is not the value's.
+    Raises FormulaError (a ValueError) for a formula outside the grammar, for the name of a row of the table that has
+    other formulas (other constants may keep it), or, with the point, for a derivative that is not the value's.
     """
 
     name: str
@@ -55,6 +55,8 @@ class Loss(NamedConstants):
         check_interval(self.targets)
         if self.reduction not in REDUCTIONS:
             raise ValueError(f"reduction must be one of {', '.join(REDUCTIONS)}, got {self.reduction!r}")
+        if row := LOSSES.get(self.name):
+            self._check_name(row)
         if not LOSSES:
             return  # the table's own rows are checked by the tests, not at every import
         names = ("a", "y", *self.constant_names)

@@ -67,21 +67,23 @@ class Optimizer:
         """The names of what step_values computes for a step."""
         return ("learning_rate", *dict(self.scalars), *dict(self.constants))
 
-    def step_values(self, rates: NDArray[np.float64], first_step: int) -> NDArray[np.float64]:
+    def step_values(self, rates: NDArray[np.float64], first_step: int, dtype: Any = np.float64) -> NDArray[Any]:
         """Learning rate, scalars and constants of consecutive steps, numbered from first_step = 0.
 
-        rates: (n_steps,) learning rates. Returns (n_steps, len(step_names)) float64.
+        rates: (n_steps,) learning rates. Returns (n_steps, len(step_names)), computed in float64, in `dtype`; numbers
+        beyond its range are infinite, and found by the loss.
         """
         t = np.arange(first_step + 1, first_step + 1 + len(rates), dtype=np.float64)
         constants = [np.float64(value) for value in dict(self.constants).values()]
         columns: list[Any] = [rates]
-        for text in dict(self.scalars).values():
-            function = numpy_function(text, ("t", "learning_rate", *dict(self.constants)))
-            columns.append(function(t, rates, *constants))
-        columns.extend(constants)
-        values = np.empty((len(rates), len(columns)))
-        for index, column in enumerate(columns):
-            values[:, index] = column
+        with np.errstate(all="ignore"):
+            for text in dict(self.scalars).values():
+                function = numpy_function(text, ("t", "learning_rate", *dict(self.constants)))
+                columns.append(function(t, rates, *constants))
+            columns.extend(constants)
+            values = np.empty((len(rates), len(columns)), dtype)
+            for index, column in enumerate(columns):
+                values[:, index] = column
         return values
 
     def apply(self, p: Any, g: Any, slots: Any, values: Any) -> None:

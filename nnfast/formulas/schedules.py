@@ -96,6 +96,15 @@ class CosineDecay(Schedule):
         return np.where(steps < warm, rising, falling)
 
 
+@dataclass
+class Plateau:
+    """How far a run with ReduceOnPlateau has come: the factor now in force, the best loss, the epochs since."""
+
+    factor: float = 1.0
+    best: float = np.inf
+    waited: int = 0
+
+
 @dataclass(frozen=True)
 class ReduceOnPlateau(Schedule):
     """Multiplies the rate by `factor` when the watched loss has not improved for `patience` epochs.
@@ -117,28 +126,15 @@ class ReduceOnPlateau(Schedule):
         if not 0 <= self.minimum <= 1:
             raise ValueError(f"minimum must lie in [0, 1], got {self.minimum!r}")
 
-    def start(self) -> Plateau:
-        return Plateau(self)
-
-
-class Plateau:
-    """How far a run with ReduceOnPlateau has come: `factor` is the factor now in force."""
-
-    def __init__(self, schedule: ReduceOnPlateau) -> None:
-        self._schedule = schedule
-        self.factor = 1.0
-        self._best = np.inf
-        self._waited = 0
-
-    def observe(self, loss: float) -> None:
+    def observe(self, plateau: Plateau, loss: float) -> None:
         """Take note of an epoch's watched loss."""
-        if loss < self._best - self._schedule.tolerance:
-            self._best, self._waited = loss, 0
+        if loss < plateau.best - self.tolerance:
+            plateau.best, plateau.waited = loss, 0
             return
-        self._waited += 1
-        if self._waited >= self._schedule.patience:
-            self.factor = max(self.factor * self._schedule.factor, self._schedule.minimum)
-            self._waited = 0
+        plateau.waited += 1
+        if plateau.waited >= self.patience:
+            plateau.factor = max(plateau.factor * self.factor, self.minimum)
+            plateau.waited = 0
 
 
 SCHEDULES: dict[str, type[Schedule]] = {

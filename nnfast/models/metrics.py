@@ -20,10 +20,11 @@ def r2(predicted: NDArray[Any], true: NDArray[Any], sample_weight: NDArray[Any] 
     predicted = predicted.astype(np.float64).reshape(len(true), -1)
     true = true.astype(np.float64).reshape(len(true), -1)
     weights = np.ones(len(true)) if sample_weight is None else sample_weight.astype(np.float64)
-    residual = weights @ (true - predicted) ** 2
-    total = weights @ (true - np.average(true, axis=0, weights=weights)) ** 2
-    varies = total > 0
-    scores = np.where(varies, 1 - residual / np.where(varies, total, 1), np.where(residual > 0, 0.0, 1.0))
+    with np.errstate(all="ignore"):  # numbers whose squares overflow give NaN
+        residual = weights @ (true - predicted) ** 2
+        total = weights @ (true - np.average(true, axis=0, weights=weights)) ** 2
+        varies = total > 0
+        scores = np.where(varies, 1 - residual / np.where(varies, total, 1), np.where(residual > 0, 0.0, 1.0))
     return float(scores.mean())
 
 

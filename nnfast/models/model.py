@@ -19,6 +19,7 @@ from ..backends import Backend, Program, Source, check_place, get_backend
 from ..data.encoding import InputEncoding
 from ..data.table import Table
 from ..data.targets import ClassTargets, TargetEncoding, targets_from_state
+from ..formulas.formula import read_row
 from ..formulas.intervals import SIMPLEX, lies_within
 from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..formulas.optimizers import sgd
@@ -31,7 +32,7 @@ from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
-from .validation import check_all_finite, check_class_count, make_source
+from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"
 PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
@@ -242,10 +243,10 @@ class Model:
             if layers[name].shape != place.shape or layers[name].dtype != dtype:
                 found = f"{layers[name].dtype} of shape {layers[name].shape}"
                 raise ValueError(f"{name} is {found}, but the network needs {dtype} of shape {place.shape}")
-            check_all_finite(layers[name], name)
-            if name.endswith("running_variance") and (layers[name] < 0).any():
+            array = converted(layers[name], dtype, name)
+            if name.endswith("running_variance") and (array < 0).any():
                 raise ValueError(f"{name} holds a negative variance")
-            place[...] = layers[name]
+            place[...] = array
         return model
 
 
@@ -257,4 +258,4 @@ def _loss_to_data(loss: Loss) -> str | dict[str, Any]:
 
 
 def _loss_from_data(data: str | dict[str, Any]) -> Loss:
-    return Loss(**data) if isinstance(data, dict) else get_loss(data)
+    return read_row(Loss, data) if isinstance(data, dict) else get_loss(data)

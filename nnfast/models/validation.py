@@ -17,6 +17,7 @@ from ..formulas.losses import LOSSES, Loss, check_target_values
 from ..networks.network import Network
 from ..plans.plan import Plan
 from ..support.arrays import array_module, is_on_device, to_host
+from ..support.checks import check_unmasked
 
 
 def check_inputs(
@@ -38,6 +39,7 @@ def check_inputs(
         X = encoding.transform(X)
     elif isinstance(X, Table):
         raise TypeError("a Table needs an InputEncoding that turns its columns into numbers: pass inputs=")
+    check_unmasked(X, "X")
     xp = array_module(X)
     inputs = xp.asarray(X)
     if inputs.dtype.kind not in "buif":
@@ -45,9 +47,7 @@ def check_inputs(
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
     check_row_shape(inputs.shape, network)
-    inputs = xp.ascontiguousarray(inputs.reshape(len(inputs), -1), None if inputs.dtype == np.uint8 else dtype)
-    check_all_finite(inputs, "X")
-    return inputs
+    return converted(inputs.reshape(len(inputs), -1), inputs.dtype if inputs.dtype == np.uint8 else dtype, "X")
 
 
 def check_row_shape(shape: tuple[int, ...], network: Network) -> None:
@@ -75,6 +75,17 @@ def _advice(found: tuple[int, ...], network: Network) -> str:
     return ""
 
 
+def check_vector(vector: ArrayLike, size: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """A flat vector of so many finite numbers, in `dtype`. Raises TypeError or ValueError."""
+    check_unmasked(vector, name)
+    numbers = np.asarray(vector)
+    if numbers.dtype.kind not in "buif":
+        raise TypeError(f"{name} must hold real numbers, got dtype {numbers.dtype}")
+    if numbers.shape != (size,):
+        raise ValueError(f"{name} must have shape ({size},), got {numbers.shape}")
+    return converted(numbers, dtype, name)
+
+
 def check_state(plan: Plan, state: NDArray[Any]) -> None:
     """Raise ValueError for running statistics that cannot be: a NaN, or a variance below 0."""
     for name, span in plan.named_state.items():
@@ -83,17 +94,26 @@ def check_state(plan: Plan, state: NDArray[Any]) -> None:
             raise ValueError(f"initial_state: {name} must be finite, and a variance not negative, got {values}")
 
 
-def check_all_finite(values: NDArray[Any], name: str) -> None:
-    """Raise ValueError, with row and column, for a NaN or an infinity."""
-    # A sum that overflows is looked into
-    if values.dtype.kind != "f" or np.isfinite(float(values.sum(dtype=np.float64))):
-        return
-    values = to_host(values)
-    wrong = np.argwhere(~np.isfinite(values))
+def converted(values: Any, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
+    """The values in `dtype` and C order, where they are; not copied if they are so already.
+
+    Raises ValueError, with row and column, for a NaN, an infinity, and a number that `dtype` has no room for.
+    """
+    with np.errstate(all="ignore"):  # what overflows is told below
+        cast: NDArray[Any] = array_module(values).ascontiguousarray(values, dtype)
+        # A sum that overflows is looked into
+        if dtype.kind != "f" or np.isfinite(float(cast.sum(dtype=np.float64))):
+            return cast
+    values, found = to_host(values), to_host(cast)
+    wrong = np.argwhere(~np.isfinite(found))
     if len(wrong):
-        row, *column = wrong[0]
-        where = f"row {row}" + "".join(f", column {index}" for index in column)
-        raise ValueError(f"{name} holds {values[tuple(wrong[0])]} in {where} (counted from 0); remove or fill it in")
+        place = tuple(wrong[0])
+        where = f"row {place[0]}" + "".join(f", column {index}" for index in place[1:]) + " (counted from 0)"
+        if np.isfinite(values[place]):
+            limit = f"{dtype.name} (at most {np.finfo(dtype).max:.3g})"
+            raise ValueError(f"{name} holds {values[place]} in {where}, too large for {limit}; scale it down")
+        raise ValueError(f"{name} holds {values[place]} in {where}; remove or fill it in")
+    return cast
 
 
 def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding:
@@ -109,21 +129,21 @@ def choose_targets(y: ArrayLike, network: Network, loss: Loss) -> TargetEncoding
     if flat and size > 1:
         if values.dtype.kind in "iu" and values.size and values.min() >= 0 and values.max() < size:
             return ClassTargets(np.arange(size, dtype=np.int64))
-        targets = ClassTargets.fit(values)
+        targets = ClassTargets.fit(y)
         if targets.n_outputs != size:
             raise ValueError(f"y holds {targets.n_outputs} classes, but the network has {size} outputs")
         return targets
     if flat and loss == LOSSES["binary_cross_entropy"]:
         probabilities = values.dtype.kind == "f" and not np.isin(values, (0, 1)).all()
         if not probabilities:
-            targets = ClassTargets.fit(values)
+            targets = ClassTargets.fit(y)
             if targets.n_outputs != 2:
                 raise ValueError(
                     f"y holds {targets.n_outputs} classes; with one output {loss.name} tells two apart: "
                     f"use {targets.n_outputs} outputs with softmax and cross_entropy"
                 )
             return targets
-    return NumberTargets.fit(values, standardize=False)
+    return NumberTargets.fit(y, standardize=False)
 
 
 def encode_targets(
@@ -142,7 +162,7 @@ def encode_targets(
         if size > 1:
             return encoded
         return encoded.astype(dtype)[:, np.newaxis]
-    encoded = np.ascontiguousarray(encoded.reshape(n_rows, -1), dtype)
+    encoded = converted(encoded.reshape(n_rows, -1), dtype, "y")
     if encoded.shape[1] != size:
         raise ValueError(f"y has {encoded.shape[1]} values a row, but the network has {size} outputs")
     check_target_values(loss, encoded)
@@ -159,13 +179,13 @@ def check_sample_weight(sample_weight: ArrayLike | None, n_rows: int, dtype: np.
     """Weights of shape (n_rows,), finite, not negative and not all zero, in `dtype`."""
     if sample_weight is None:
         return None
+    check_unmasked(sample_weight, "sample_weight")
     weights = np.asarray(to_host(sample_weight))
     if weights.dtype.kind not in "buif":
         raise TypeError(f"sample_weight must hold numbers, got dtype {weights.dtype}")
     if weights.shape != (n_rows,):
         raise ValueError(f"sample_weight must have shape ({n_rows},), got {weights.shape}")
-    weights = np.ascontiguousarray(weights, dtype)
-    check_all_finite(weights, "sample_weight")
+    weights = converted(weights, dtype, "sample_weight")
     if (weights < 0).any():
         row = int(np.argmax(weights < 0))
         raise ValueError(f"sample_weight must not be negative; row {row} has {weights[row]:g}")
@@ -189,7 +209,9 @@ def make_source(
     """Rows as a backend reads them. The parameters are a Model's; see check_inputs and encode_targets."""
     rows = check_inputs(X, network, dtype, inputs)
     if scale != 1 and rows.dtype == dtype:  # bytes are scaled as they are gathered; floats here, once
-        rows, scale = rows * dtype.type(scale), 1.0
+        with np.errstate(over="ignore"):
+            rows = rows * dtype.type(scale)
+        rows, scale = converted(rows, dtype, "X, times input_scale,"), 1.0
     encoded = None if y is None else encode_targets(y, network, loss, dtype, targets, len(rows))
     return Source(rows, encoded, check_sample_weight(sample_weight, len(rows), dtype), scale)
 

@@ -1,13 +1,14 @@
 """The layers of which networks are made: frozen descriptions that know shapes and parameter counts, and hold no arrays.
 
-A layer of a new kind stands here and in LAYERS; its arrays in nnfast.plans, its arithmetic in the backends.
+A layer of a new kind stands here, a class of the union `Layer`; its arrays in nnfast.plans, its arithmetic in the
+backends.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias, get_args
 
 import numpy as np
 
@@ -19,10 +20,11 @@ MAX_UNITS = 2**31 - 1
 
 
 @dataclass(frozen=True)
-class Layer:
+class BaseLayer:
     """What all layers share: how the shape of one row changes, and how many parameters they hold."""
 
     kind: ClassVar[str]
+    is_windowed: ClassVar[bool] = False  # whether it moves a window over images
 
     @property
     def function(self) -> Activation | None:
@@ -43,7 +45,7 @@ class Layer:
 
 
 @dataclass(frozen=True)
-class Dense(Layer):
+class Dense(BaseLayer):
     """A fully connected layer: a = activation(x W + b), with W of shape (inputs, units) and b of shape (units,).
 
     activation: a name from ACTIVATIONS or an Activation. initializer: a name from INITIALIZERS, for W; b starts at 0.
@@ -65,8 +67,7 @@ class Dense(Layer):
         return get_activation(self.activation)
 
     def output_shape(self, input_shape: Shape) -> Shape:
-        if len(input_shape) != 1:
-            raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
+        _check_flat(input_shape)
         return (self.units,)
 
     def parameter_count(self, input_shape: Shape) -> int:
@@ -74,7 +75,7 @@ class Dense(Layer):
 
 
 @dataclass(frozen=True)
-class Dropout(Layer):
+class Dropout(BaseLayer):
     """Sets each input to 0 with probability `rate` in training and scales the others by 1 / (1 - rate).
 
     Srivastava et al. 2014, in the form that leaves prediction untouched.
@@ -94,7 +95,7 @@ class Dropout(Layer):
 
 
 @dataclass(frozen=True)
-class Flatten(Layer):
+class Flatten(BaseLayer):
     """Turns a row of any shape into a flat one, in C order."""
 
     kind: ClassVar[str] = "Flatten"
@@ -104,7 +105,7 @@ class Flatten(Layer):
 
 
 @dataclass(frozen=True)
-class Conv2D(Layer):
+class Conv2D(BaseLayer):
     """A convolution of images (height, width, channels) with `filters` kernels: a = activation(x * W + b).
 
     W has shape (kernel height, kernel width, channels / groups, filters), b shape (filters,); the formula is in
@@ -127,6 +128,7 @@ class Conv2D(Layer):
     bias: bool = True
     initializer: str = "glorot_uniform"
     kind: ClassVar[str] = "Conv2D"
+    is_windowed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "filters", check_size(self.filters, "Conv2D: filters"))
@@ -170,12 +172,13 @@ class Conv2D(Layer):
 
 
 @dataclass(frozen=True)
-class _Pool2D(Layer):
+class _Pool2D(BaseLayer):
     """What both pooling layers are: windows over each channel for itself."""
 
     pool_size: int | Pair
     stride: int | Pair | None = None
     padding: str | int | Pair = "valid"
+    is_windowed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "pool_size", _pair(self.pool_size, f"{self.kind}: pool_size"))
@@ -221,10 +224,11 @@ class AveragePool2D(_Pool2D):
 
 
 @dataclass(frozen=True)
-class GlobalAveragePool2D(Layer):
+class GlobalAveragePool2D(BaseLayer):
     """The mean of each channel over the whole image: (height, width, channels) becomes (channels,)."""
 
     kind: ClassVar[str] = "GlobalAveragePool2D"
+    is_windowed: ClassVar[bool] = True
 
     def window(self, input_shape: Shape) -> Window:
         """One window that is the image."""
@@ -236,7 +240,7 @@ class GlobalAveragePool2D(Layer):
 
 
 @dataclass(frozen=True)
-class BatchNorm(Layer):
+class BatchNorm(BaseLayer):
     """Normalises each channel of images, or each unit of flat rows; Ioffe & Szegedy 2015.
 
     a = activation(gamma (x - m) / sqrt(v + epsilon) + beta), with parameters gamma, from 1, and beta, from 0. In
@@ -257,10 +261,8 @@ class BatchNorm(Layer):
     def __post_init__(self) -> None:
         if not _is_number(self.momentum) or not 0 <= self.momentum <= 1:
             raise ValueError(f"BatchNorm: momentum must lie in [0, 1], got {self.momentum!r}")
-        if not _is_number(self.epsilon) or not 0 < self.epsilon < math.inf:
-            raise ValueError(f"BatchNorm: epsilon must be a finite number above 0, got {self.epsilon!r}")
         object.__setattr__(self, "momentum", float(self.momentum))
-        object.__setattr__(self, "epsilon", float(self.epsilon))
+        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, "BatchNorm"))
         object.__setattr__(self, "activation", get_activation(self.activation))
 
     @property
@@ -275,10 +277,9 @@ class BatchNorm(Layer):
         return 2 * self.channels(input_shape)
 
 
-LAYERS: dict[str, type[Layer]] = {
-    layer.kind: layer
-    for layer in (Dense, Dropout, Flatten, Conv2D, MaxPool2D, AveragePool2D, GlobalAveragePool2D, BatchNorm)
-}
+# The kinds are a closed set, the union `Layer`; LAYERS has them by name.
+Layer: TypeAlias = Dense | Dropout | Flatten | Conv2D | MaxPool2D | AveragePool2D | GlobalAveragePool2D | BatchNorm
+LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in get_args(Layer)}
 
 
 def check_size(value: Any, what: str, least: int = 1) -> int:
@@ -321,7 +322,7 @@ def _made_padding(value: Any) -> Padding:
     return value
 
 
-def _options(layer: Layer, **defaults: Any) -> list[str]:
+def _options(layer: BaseLayer, **defaults: Any) -> list[str]:
     """ "stride 2x2", "same", "groups 4": what differs from the defaults."""
     shown = []
     for name, default in defaults.items():
@@ -330,6 +331,17 @@ def _options(layer: Layer, **defaults: Any) -> list[str]:
             words = text_of(value) if isinstance(value, tuple) else str(value)
             shown.append(words if value == "same" else f"{name} {words}")
     return shown
+
+
+def _epsilon(value: Any, kind: str) -> float:
+    if not _is_number(value) or not 0 < value < math.inf:
+        raise ValueError(f"{kind}: epsilon must be a finite number above 0, got {value!r}")
+    return float(value)
+
+
+def _check_flat(input_shape: Shape) -> None:
+    if len(input_shape) != 1:
+        raise ValueError(f"needs a flat input, got shape {input_shape}; put Flatten() before it")
 
 
 def _is_number(value: Any) -> bool:

@@ -10,35 +10,45 @@ import json
 import math
 from collections.abc import Iterable
 from dataclasses import MISSING, dataclass, fields
-from typing import Any
+from typing import Any, SupportsIndex
 
 from ..formulas.activations import ACTIVATIONS, Activation
-from .layers import LAYERS, MAX_UNITS, Dense, Dropout, Flatten, Layer, check_size
+from ..formulas.formula import read_row
+from .layers import LAYERS, MAX_UNITS, BaseLayer, Dense, Dropout, Flatten, Layer, check_size
 from .windows import Shape
 
 MAX_LAYERS = 1000
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, init=False)  # what it takes is more than what it keeps
 class Network:
     """A feedforward network: the shape of one row of input and the layers it passes through.
 
-    input_shape: an integer, or a tuple: (28, 28) for grey images, (32, 32, 3) for images of three channels. layers: at
-    least one; the last must be Dense.
-    Raises ValueError or TypeError with the layer's index and name for sizes and shapes that do not fit.
+    Parameters
+    ----------
+    input_shape : int or iterable of int
+        64 for rows of 64 numbers, (28, 28) for grey images, (32, 32, 3) for images of three channels.
+    layers : iterable of Layer
+        At least one; the last must be Dense.
+
+    Attributes
+    ----------
+    input_shape : tuple of int
+    layers : tuple of Layer
+
+    Raises
+    ------
+    ValueError or TypeError, with the layer's index and name, for sizes and shapes that do not fit.
     """
 
     input_shape: Shape
     layers: tuple[Layer, ...]
 
-    def __post_init__(self) -> None:
-        shape = (self.input_shape,) if hasattr(self.input_shape, "__index__") else tuple(self.input_shape)
-        if not shape:
-            raise ValueError("input_shape must have at least one dimension, got ()")
-        object.__setattr__(self, "input_shape", tuple(check_size(size, "input_shape") for size in shape))
-        object.__setattr__(self, "layers", tuple(self.layers))
+    def __init__(self, input_shape: SupportsIndex | Iterable[SupportsIndex], layers: Iterable[BaseLayer]) -> None:
+        object.__setattr__(self, "input_shape", _shape(input_shape))
+        object.__setattr__(self, "layers", tuple(layers))
         for index, layer in enumerate(self.layers):
-            if not isinstance(layer, Layer):
+            if not isinstance(layer, Layer):  # the base class is what a type checker makes of a list of several kinds
                 raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {layer!r}")
         if not self.layers or not isinstance(self.layers[-1], Dense):
             raise ValueError("the last layer must be Dense: it gives the outputs")
@@ -77,7 +87,7 @@ class Network:
     @property
     def output_layer(self) -> Dense:
         last = self.layers[-1]
-        assert isinstance(last, Dense)  # __post_init__ saw to it
+        assert isinstance(last, Dense)  # __init__ saw to it
         return last
 
     @property
@@ -122,7 +132,7 @@ class Network:
 
 
 def multilayer_perceptron(
-    input_shape: int | Iterable[int],
+    input_shape: SupportsIndex | Iterable[SupportsIndex],
     hidden: Iterable[int],
     outputs: int,
     *,
@@ -133,14 +143,25 @@ def multilayer_perceptron(
     initializer: str = "glorot_uniform",
 ) -> Network:
     """Dense layers of the `hidden` sizes, each followed by Dropout where `dropout` > 0, and a Dense output layer."""
-    shape = (input_shape,) if isinstance(input_shape, int) else tuple(input_shape)
+    shape = _shape(input_shape)
     layers: list[Layer] = [Flatten()] if len(shape) > 1 else []
     for units in hidden:
         layers.append(Dense(units, activation, bias, initializer))
         if dropout:
             layers.append(Dropout(dropout))
     layers.append(Dense(outputs, output_activation, bias, initializer))
-    return Network(shape, tuple(layers))
+    return Network(shape, layers)
+
+
+def _shape(input_shape: Any) -> Shape:
+    """The shape that an integer or several stand for. Raises TypeError or ValueError."""
+    try:
+        sizes = tuple(input_shape)
+    except TypeError:  # an integer, of any type
+        sizes = (input_shape,)
+    if not sizes:
+        raise ValueError("input_shape must have at least one dimension, got ()")
+    return tuple(check_size(size, "input_shape") for size in sizes)
 
 
 def _layer_to_data(layer: Layer) -> dict[str, Any]:
@@ -159,15 +180,16 @@ def layer_from_data(index: int, data: Any) -> Layer:
     options = {name: value for name, value in data.items() if name != "kind"}
     try:
         if isinstance(options.get("activation"), dict):
-            options["activation"] = _from_fields(Activation, options["activation"], "activation")
-        layer: Layer = _from_fields(LAYERS[kind], options, kind)
-        return layer
+            _check_fields(Activation, options["activation"], "activation")
+            options["activation"] = read_row(Activation, options["activation"])
+        _check_fields(LAYERS[kind], options, kind)
+        return LAYERS[kind](**options)
     except (TypeError, ValueError) as error:
         raise ValueError(f"layer {index} ({kind}): {str(error).removeprefix(f'{kind}: ')}") from None
 
 
-def _from_fields(make: Any, data: dict[str, Any], what: str) -> Any:
-    """make(**data) of a dataclass. Raises ValueError for a name that it does not have, and for one that it lacks."""
+def _check_fields(make: Any, data: dict[str, Any], what: str) -> None:
+    """Raise ValueError for a name that the dataclass `make` does not have, and for one that it lacks."""
     known = [field.name for field in fields(make)]
     for name in data:
         if name not in known:
@@ -175,7 +197,6 @@ def _from_fields(make: Any, data: dict[str, Any], what: str) -> Any:
     for field in fields(make):
         if field.default is MISSING and field.name not in data:
             raise ValueError(f"{what}: {field.name} is missing")
-    return make(**data)
 
 
 def _activation_to_data(activation: Activation) -> str | dict[str, Any]:

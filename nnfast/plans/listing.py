@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import fields
 from typing import NamedTuple
 
-from .plan import Plan, Span
+from .operations import Span
+from .plan import Plan
 
 
 class PlacedArray(NamedTuple):

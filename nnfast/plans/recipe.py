@@ -7,8 +7,11 @@ from typing import Any
 
 import numpy as np
 
+from ..formulas.activations import Activation
 from ..formulas.losses import Loss
 from ..formulas.optimizers import Optimizer
+from ..support.checks import check_fits
+from .plan import Plan
 
 
 @dataclass(frozen=True)
@@ -26,6 +29,18 @@ class Recipe:
     l1: float = 0.0
     clip_norm: float | None = None
     seed: int = 0
+
+
+def check_constants_fit(plan: Plan, recipe: Recipe) -> None:
+    """Raise ValueError for a constant of a layer, the loss or the optimizer that the recipe's dtype makes infinite."""
+    functions = [op.layer.function for op in plan.operations]
+    rows: list[Loss | Optimizer | Activation] = [recipe.loss, recipe.optimizer, *filter(None, functions)]
+    for row in rows:
+        for name, value in dict(row.constants).items():
+            check_fits(value, f"{name} of {row.name!r}", recipe.dtype)
+    for op in plan.operations:
+        if (epsilon := getattr(op.layer, "epsilon", None)) is not None:
+            check_fits(epsilon, f"epsilon of {op.layer.kind}", recipe.dtype)
 
 
 def batch_divisor(loss: Loss, total_weight: Any) -> Any:

@@ -21,6 +21,16 @@ def check_dtype(dtype: Any) -> np.dtype[Any]:
     return np.dtype(found.name)  # in this machine's byte order
 
 
+def check_unmasked(values: Any, name: str) -> None:
+    """Raise ValueError for masked values: NumPy's own conversions drop the mask, and go on with what it hides."""
+    if isinstance(values, np.ma.MaskedArray) and np.ma.is_masked(values):
+        count, first = np.ma.count_masked(values), np.argwhere(np.ma.getmaskarray(values))[0].tolist()
+        raise ValueError(
+            f"{name} holds {count} masked values, the first at {first}: fill them in with .filled(...), or leave their "
+            "rows out"
+        )
+
+
 def check_number(value: Any, name: str, low: float, *, above: bool = False) -> float:
     """A finite number from `low` (or above it). Raises TypeError or ValueError, naming the parameter."""
     if isinstance(value, bool) or not isinstance(value, (int, float, np.integer, np.floating)):
@@ -28,6 +38,13 @@ def check_number(value: Any, name: str, low: float, *, above: bool = False) -> f
     if not math.isfinite(value) or value < low or (above and value == low):
         raise ValueError(f"{name} must be a finite number {'above' if above else 'from'} {low:g}, got {value!r}")
     return float(value)
+
+
+def check_fits(value: float, name: str, dtype: np.dtype[Any]) -> None:
+    """Raise ValueError for a number that `dtype` would make infinite."""
+    largest = float(np.finfo(dtype).max)
+    if abs(value) > largest:
+        raise ValueError(f"{name} must be at most {largest:.3g} in {dtype.name}, got {value:g}")
 
 
 def check_count(value: Any, name: str) -> int:

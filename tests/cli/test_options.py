@@ -20,7 +20,8 @@ from nnfast.cli.options import (
     read_config,
 )
 from nnfast.networks.named import TRAINING_SETTINGS
-from nnfast.training.train import EarlyStopping, train
+from nnfast.training.stopping import EarlyStopping
+from nnfast.training.train import train
 from tests.cli.results import assert_refused, last_json
 
 

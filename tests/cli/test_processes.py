@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from types import ModuleType
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -32,6 +32,35 @@ def test_info_names_every_backend_and_why_not(nnfast, monkeypatch):
     assert "threads   7 for numba" in out
 
 
+def test_info_says_how_to_ask_for_a_gpu(nnfast, monkeypatch):
+    monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: None)
+    monkeypatch.setattr("nnfast.backends.cuda.create", lambda threads: SimpleNamespace(description="a GPU"))
+    monkeypatch.setattr("nnfast.backends.environment._gpus", lambda: ["a GPU"])
+    code, out, err = nnfast("info")
+    assert (code, err) == (0, "")
+    lines = dict(line.split(maxsplit=1) for line in out.splitlines())
+    assert lines["cuda"] == (
+        "available: a GPU; only used where it is named: --backend cuda, or backend='cuda' in Python"
+    )
+    assert lines["gpus"] == "a GPU"
+    assert lines["auto"].startswith("chose numba")
+    facts = json.loads(nnfast("info", "--json")[1])
+    assert facts["auto"] == "numba"
+    assert facts["choice"].startswith("auto chose numba")
+
+
+@pytest.mark.parametrize(
+    ("line", "name"), [("model name\t: Zen 9", "Zen 9"), ("CPU part\t: 0xd0c", "aarch64 neoverse-n1")]
+)
+def test_info_names_the_processor(nnfast, monkeypatch, tmp_path, line, name):
+    """Linux on ARM knows numbers only; LLVM has the name that belongs to them."""
+    (tmp_path / "cpuinfo").write_text(f"processor\t: 0\n{line}\n\nprocessor\t: 1\n{line}\n")
+    monkeypatch.setattr("nnfast.backends.environment.CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr("platform.machine", lambda: "aarch64")
+    monkeypatch.setattr("llvmlite.binding.get_host_cpu_name", lambda: "neoverse-n1")
+    assert json.loads(nnfast("info", "--json")[1])["cpu"] == name
+
+
 @pytest.mark.parametrize("name", EMBEDDED)
 def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
     data = EMBEDDED[name]()
@@ -48,14 +77,26 @@ def test_info_tells_an_embedded_set_s_rows_and_settings(nnfast, name):
 def test_bench_hands_its_options_on(nnfast, monkeypatch):
     calls = []
     module = ModuleType("nnfast.benchmarking.bench")
-    module.bench_command = lambda backends, workloads, repeats, as_json, threads: (
-        calls.append((backends, workloads, repeats, as_json, threads)) or 0
+    module.bench_command = lambda backends, workloads, repeats, as_json, threads, dtype: (
+        calls.append((backends, workloads, repeats, as_json, threads, dtype)) or 0
     )
     monkeypatch.setitem(sys.modules, "nnfast.benchmarking.bench", module)
-    options = ("--backend", "numba,numpy", "--workload", "xor", "--repeats", 2, "--threads", 3, "--json")
+    options = (
+        "--backend",
+        "numba,numpy",
+        "--workload",
+        "xor",
+        "--repeats",
+        2,
+        "--threads",
+        3,
+        "--dtype",
+        "float64",
+        "--json",
+    )
     assert nnfast("bench", *options)[0] == 0
     assert nnfast("bench")[0] == 0
-    assert calls == [(["numba", "numpy"], ["xor"], 2, True, 3), (None, None, 3, False, None)]
+    assert calls == [(["numba", "numpy"], ["xor"], 2, True, 3, "float64"), (None, None, 3, False, None, "float32")]
     assert_refused(nnfast("bench", "--repeats", 0), "--repeats", command="bench")
 
 

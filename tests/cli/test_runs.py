@@ -101,7 +101,7 @@ def test_the_config_repeats_the_run_bitwise(nnfast, flowers, extra):
 def test_the_config_leaves_nothing_to_a_default(nnfast):
     nnfast("train", "digits", "--backend", "auto", "--epochs", 1, "--optimizer", "adam", "--out", "a")
     config = read_config("a/config.toml")
-    assert config["backend"] in ("cuda", "numba")
+    assert config["backend"] in ("numba", "numpy")
     assert config["optimizer"] == "adam:beta_1=0.9,beta_2=0.999,epsilon=1e-08"
     assert config["learning_rate"] == 0.001
     assert (config["loss"], config["output_activation"]) == ("cross_entropy", "softmax")

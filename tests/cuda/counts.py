@@ -22,7 +22,8 @@ from nnfast.backends.cuda.images import IDENTITY
 from nnfast.backends.cuda.narrow import NarrowProgram
 from nnfast.benchmarking.workloads import Workload, get_workload
 from nnfast.kernels.cuda.layout import Limits, lay_out, tiles
-from nnfast.plans.plan import ConvolutionOperation, DenseOperation, Operation, Plan, PoolingOperation
+from nnfast.plans.operations import ConvolutionOperation, DenseOperation, Operation, PoolingOperation
+from nnfast.plans.plan import Plan
 from nnfast.plans.recipe import Recipe
 from tests.cuda.raw import RawModule
 from tests.cuda.streams import Counters

@@ -16,7 +16,8 @@ from nnfast.formulas.optimizers import adam
 from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
 from nnfast.networks.named import lenet5
 from nnfast.networks.network import Network
-from nnfast.plans.plan import BatchNormOperation, ConvolutionOperation, Plan, make_plan
+from nnfast.plans.operations import BatchNormOperation, ConvolutionOperation
+from nnfast.plans.plan import Plan, make_plan
 from tests.cuda import gxx
 from tests.cuda.twin import make_twin
 from tests.image_networks import IMAGE_NETWORKS

@@ -209,6 +209,7 @@ class Twin:
 
     def __init__(self, order: str, devices: int, architecture: Architecture, memory: int) -> None:
         self._order, self._devices, self._architecture = order, devices, architecture
+        self._memory = memory
         self._launches = 0
         self.ndarray = ndarray
         self.counters = Counters()
@@ -234,6 +235,10 @@ class Twin:
 
     def __getattr__(self, name: str) -> Any:
         raise AttributeError(f"twin: {name!r} is not offered; if CuPy has it and the backend needs it, add it")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """As CuPy in another process: a fresh one."""
+        return Twin, (self._order, self._devices, self._architecture, self._memory)
 
     def is_available(self) -> bool:
         return self._devices > 0

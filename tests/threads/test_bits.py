@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,14 @@ pytest.importorskip("numba")
 from nnfast import Dense, Dropout, Network, get_backend
 from nnfast.backends import Source
 from nnfast.backends.numba import program as backend_module
-from nnfast.formulas.losses import get_loss
-from nnfast.formulas.optimizers import adam
+from nnfast.formulas.activations import ACTIVATIONS
+from nnfast.formulas.intervals import lies_within
+from nnfast.formulas.losses import LOSSES, get_loss
+from nnfast.formulas.optimizers import OPTIMIZERS, adam
 from nnfast.kernels.cpu.panels import DIRECT_BYTES, REPAID
 from nnfast.plans.plan import make_plan
 from nnfast.plans.recipe import Recipe
+from tests.programs import make_program, make_source
 from tests.threads.fits import COUNTS, NETWORKS, WIDE, fit, guarded, make_rows
 
 RECIPES: dict[str, dict[str, Any]] = {
@@ -50,6 +54,41 @@ def test_so_do_penalties_clipping_weights_and_losses(name: str, dtype: str) -> N
     alone = fit(network, 130, 1, dtype, **options)
     for threads in COUNTS[1:]:
         assert guarded(lambda threads=threads: fit(network, 130, threads, dtype, **options)) == alone, threads
+
+
+def _formulas() -> Iterator[tuple[str, Network, str, str]]:
+    """Every formula of the tables in a network: its name, the network, the loss and the optimizer."""
+    for name, activation in ACTIVATIONS.items():
+        if not activation.output_only:
+            yield f"activation {name}", Network(9, [Dense(20, name), Dense(3)]), "squared_error", "sgd"
+    for name, loss in LOSSES.items():
+        output = next(row.name for row in ACTIVATIONS.values() if lies_within(row.range, loss.domain))
+        yield f"loss {name}", Network(9, [Dense(20, "tanh"), Dense(3, output)]), name, "sgd"
+    for name in OPTIMIZERS:
+        yield f"optimizer {name}", Network(9, [Dense(20, "tanh"), Dense(3)]), "squared_error", name
+
+
+FORMULAS = {name: of_formula for name, *of_formula in _formulas()}
+
+
+@pytest.mark.parametrize("name", FORMULAS)
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_every_formula_gives_the_same_bits(name: str, dtype: str, teams: list[int]) -> None:
+    network, loss, optimizer = FORMULAS[name]
+    recipe = Recipe(LOSSES[loss], OPTIMIZERS[optimizer](), np.dtype(dtype))
+    source = make_source(network, recipe.loss, 130, dtype)
+
+    def bits(threads: int) -> list[bytes]:
+        program = make_program(get_backend("numba", threads), network, recipe, rows=50)
+        program.bind(source)
+        losses = program.run(np.arange(130), np.array([0, 50, 100, 130]), np.full(3, 0.01), first_step=0)
+        return [array.tobytes() for array in (losses, program.parameters, program.slots, program.predict(source))]
+
+    alone = bits(1)
+    for threads in COUNTS[1:]:
+        teams.clear()
+        assert guarded(lambda threads=threads: bits(threads)) == alone, threads
+        assert max(teams) == threads
 
 
 @pytest.mark.parametrize("threads", COUNTS)

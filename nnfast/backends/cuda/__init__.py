@@ -22,7 +22,7 @@ import numpy as np
 from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, BackendUnavailableError
+from ..base import Backend, BackendUnavailableError, lacking, never_slow
 from .images import ImageProgram
 from .memory import reporting_memory
 from .narrow import NarrowProgram
@@ -31,6 +31,8 @@ from .wide import WideProgram
 
 logger = logging.getLogger("nnfast")
 
+FORMS = ("cuda:N", "cuda:narrow", "cuda:wide", "cuda:tf32")
+PACKAGES = (("cupy", "cupy-cuda12x", "cupy-cuda13x"),)
 TF32_CAPABILITY = 80  # 8.0, Ampere
 OPTIONS = ("--std=c++17",)  # of NVIDIA's compiler; CuPy adds its own, among them that float32 has no denormal numbers
 
@@ -53,6 +55,7 @@ class CudaBackend(Backend):
             raise ValueError(f"path must be one of {', '.join(PATHS)}, got {path!r}")
         if xp is None and (reason := unavailable_reason()):
             raise BackendUnavailableError(f"backend 'cuda' is not available: {reason}")
+        self._stand_in = xp
         self.xp = importlib.import_module("cupy") if xp is None else xp
         self.device, self.path, self.tf32 = device, path, tf32
         self._kernels: dict[tuple[str, str], Any] = {}
@@ -66,6 +69,11 @@ class CudaBackend(Backend):
                 f"backend 'cuda:tf32' is not available: tf32 needs compute capability 8.0, but device {device} has "
                 f"{found / 10}; leave tf32 out"
             )
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """A copy, also one in another process, is made by the constructor: modules and kernels cannot be copied."""
+        make = functools.partial(type(self), path=self.path, tf32=self.tf32, xp=self._stand_in)
+        return make, (self.device,), {"choice": self.choice}
 
     @functools.cached_property
     def _properties(self) -> dict[str, Any]:
@@ -99,7 +107,10 @@ class CudaBackend(Backend):
             raise ValueError(f"this network cannot take the narrow path: {reason}; use path 'auto' or 'wide'")
         return self.path, "asked for"
 
-    def compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
+    def refusal(self, plan: Plan) -> str | None:
+        return lacking(plan, ImageProgram.passes)
+
+    def _compile(self, plan: Plan, recipe: Recipe) -> CudaProgram:
         path, reason = self._choose(plan, recipe.dtype)
         logger.info("cuda:%d: %s path: %s", self.device, path, reason)
         is_dense = all(type(operation) in WideProgram.passes for operation in plan.operations)
@@ -129,6 +140,9 @@ class CudaBackend(Backend):
                 self.xp.matmul(a, b, out=out)
             finally:
                 core.set_compute_type(np.float32, before)
+
+
+slow_reason = never_slow
 
 
 def parse_options(words: Sequence[str]) -> dict[str, Any] | None:
@@ -178,6 +192,6 @@ def _missing_library() -> str | None:
     return None
 
 
-def create(**options: Any) -> CudaBackend:
-    """The backend for one device; see CudaBackend."""
+def create(threads: int | None, **options: Any) -> CudaBackend:
+    """The backend for one device; see CudaBackend. threads: of no meaning here."""
     return CudaBackend(**options)

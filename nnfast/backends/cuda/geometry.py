@@ -6,10 +6,14 @@ to add up in a fixed order. How many there are depends on nothing but sizes, so 
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from collections.abc import Iterator
+from typing import NamedTuple, TypeAlias, assert_never
 
 from ...networks.windows import Window
-from ...plans.plan import BatchNormOperation, ConvolutionOperation, Plan
+from ...plans.operations import BatchNormOperation, ConvolutionOperation, PoolingOperation
+from ...plans.plan import Plan
+
+ImageOperation: TypeAlias = ConvolutionOperation | PoolingOperation | BatchNormOperation  # what is cut up here
 
 TILE_ROWS = 64  # ROWS of correlation.cu: pixels, or terms, of a block's tile
 SIDES = (2, 4)  # SIDE of correlation.cu: a thread sums SIDE x SIDE numbers, so that a tile has 16 or 64 columns
@@ -73,16 +77,39 @@ def _chunks(count: int, unit: int, limit: int) -> Chunks:
     return Chunks(-(-count // size), size)
 
 
+def image_operations(plan: Plan) -> Iterator[ImageOperation]:
+    """Those that an ImageProgram has beside a WideProgram's."""
+    return (op for op in plan.operations if isinstance(op, ImageOperation))
+
+
 def part_sizes(plan: Plan) -> tuple[int, int]:
     """Room for what the sums leave in parts: numbers of convolutions' gradients, and doubles of BatchNorm's."""
     numbers = doubles = 0
-    for op in plan.operations:
-        if isinstance(op, ConvolutionOperation):
-            size = op.weights.size + (op.bias.size if op.bias else 0)
-            numbers = max(numbers, gradient_chunk_limit(op) * size)
-        elif isinstance(op, BatchNormOperation):
-            doubles = max(doubles, statistics_chunk_limit(op) * 2 * op.channels)
+    for op in image_operations(plan):
+        match op:
+            case ConvolutionOperation():
+                size = op.weights.size + (op.bias.size if op.bias else 0)
+                numbers = max(numbers, gradient_chunk_limit(op) * size)
+            case BatchNormOperation():
+                doubles = max(doubles, statistics_chunk_limit(op) * 2 * op.channels)
+            case PoolingOperation():
+                pass  # nothing is summed over the batch
+            case _:
+                assert_never(op)
     return numbers, doubles
+
+
+def words(op: ImageOperation) -> dict[str, list[int]]:
+    """What an operation's kernels read of its geometry, by what they compute."""
+    match op:
+        case ConvolutionOperation():
+            return {"outputs": correlation_words(op.window), "inputs": input_gradient_words(op.window)}
+        case PoolingOperation():
+            return {"pool": pool_words(op.window)}
+        case BatchNormOperation():
+            return {}
+        case _:
+            assert_never(op)
 
 
 def correlation_words(window: Window) -> list[int]:

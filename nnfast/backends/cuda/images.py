@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 
 from ...formulas.activations import ACTIVATIONS, Activation
-from ...plans.plan import BatchNormOperation, ConvolutionOperation, Operation, Plan, PoolingOperation
+from ...plans.operations import BatchNormOperation, ConvolutionOperation, Operation, PoolingOperation
+from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ..base import Vector
 from . import geometry
@@ -37,14 +38,8 @@ class ImageProgram(WideProgram):
         numbers, doubles = geometry.part_sizes(plan)
         self._parts, self._sums = xp.empty(numbers, recipe.dtype), xp.empty(doubles, np.float64)
         self._words: dict[tuple[int, str], Any] = {}
-        for op in plan.operations:
-            words = {}
-            if isinstance(op, ConvolutionOperation):
-                words["outputs"] = geometry.correlation_words(op.window)
-                words["inputs"] = geometry.input_gradient_words(op.window)
-            elif isinstance(op, PoolingOperation):
-                words["pool"] = geometry.pool_words(op.window)
-            for name, values in words.items():
+        for op in geometry.image_operations(plan):
+            for name, values in geometry.words(op).items():
                 self._words[op.layer_index, name] = xp.asarray(np.array(values, np.int32))
 
     @property

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.arrays import is_on_device
-from ..base import Program, Source, Vector
+from ..base import Program, Source, Vector, check_source, check_stretch
 from .memory import DeviceRows, Stretch, upload
 
 if TYPE_CHECKING:
@@ -47,6 +47,7 @@ class CudaProgram(Program):
         return self._xp.cuda.Device(self._backend.device)
 
     def bind(self, source: Source) -> None:
+        check_source(self.plan, source)
         self._source = source
         self._uploaded.clear()
         self._forget()
@@ -74,6 +75,7 @@ class CudaProgram(Program):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
+        check_stretch(self.plan, self._source, order, bounds, rates)
         losses = np.zeros(len(rates))
         weights = self._source.sample_weight
         if weights is None:
@@ -99,6 +101,7 @@ class CudaProgram(Program):
         """Queue the steps of self._stretch. sizes: (n_steps,) rows of each."""
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source, self.plan.rows)
         weights = source.sample_weight
         total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
         if not total:
@@ -116,6 +119,7 @@ class CudaProgram(Program):
         """
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source)
         weights = source.sample_weight
         weight = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
         with self._device():
@@ -124,6 +128,7 @@ class CudaProgram(Program):
         return total_loss / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), host_outputs
 
     def predict(self, source: Source) -> Vector:
+        check_source(self.plan, source)
         with self._device():
             outputs = self._evaluate(Source(source.inputs, scale=source.scale))[0]
             predictions: Vector = outputs if is_on_device(source.inputs) else outputs.get()

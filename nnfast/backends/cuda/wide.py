@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formulas.activations import ACTIVATIONS, Activation
-from ...plans.plan import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Plan, Span
+from ...plans.operations import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Span
+from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ...support.random import Purpose, dropout_threshold
 from ..base import Source

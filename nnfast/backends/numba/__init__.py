@@ -11,9 +11,13 @@ import numpy as np
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ...support.threads import thread_count
-from ..base import Backend
+from ..base import Backend, no_options
 from .program import NumbaProgram
 from .table import Areas
+
+FORMS = ()
+PACKAGES = (("numba",),)
+parse_options = no_options
 
 
 class NumbaBackend(Backend):
@@ -35,15 +39,25 @@ class NumbaBackend(Backend):
     def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
         return Areas(plan, dtype).size
 
-    def compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
+    def _compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
         return NumbaProgram(plan, recipe, self.threads)
 
 
 def unavailable_reason() -> str | None:
     """Numba is a requirement of nnfast; without it the reference backend still runs."""
+    importlib.util.find_spec("nnfast.kernels.cpu")  # ModuleNotFoundError, which backends.unavailable() explains
     if importlib.util.find_spec("numba") is None:
         return "Numba is not installed; install numba"
     return None
+
+
+def slow_reason() -> str | None:
+    """Why numpy is faster here on all but tiny networks, or None where it is not."""
+    from ...kernels.cpu.registers import fuses_multiply_add
+
+    if fuses_multiply_add():
+        return None
+    return "the processor has no instruction for fused multiply-add (FMA), so each one is a call of the C library"
 
 
 def create(threads: int | None) -> NumbaBackend:

@@ -17,7 +17,7 @@ from .listing import all_arrays, extents
 from .table import Areas
 
 
-def check_stretch(
+def check_call(
     plan: Plan, dtype: np.dtype[Any], source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]
 ) -> None:
     """That the batches' rows are in the source, which holds what the network takes."""

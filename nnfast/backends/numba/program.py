@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plans.plan import DenseOperation, Plan
+from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
-from ..base import HostProgram, Source, Vector, batch_totals
+from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
 from .table import Table
 
 logger = logging.getLogger("nnfast.numba")
@@ -131,6 +131,7 @@ class NumbaProgram(HostProgram):
         job[tables.INPUT_SIZE_OF_BATCH] = self._sparse.EXTENT_BYTES // dtype.itemsize
 
     def bind(self, source: Source) -> None:
+        check_source(self.plan, source)
         self._source = source
         # No steps: compiles or loads all kernels now, so that no epoch's seconds hold that
         self.run(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0), 0)
@@ -148,7 +149,7 @@ class NumbaProgram(HostProgram):
         """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
         tables, dtype = self._tables, self.recipe.dtype
         if self._checks:
-            self._checks.check_stretch(self.plan, dtype, source, order, bounds)
+            self._checks.check_call(self.plan, dtype, source, order, bounds)
         job = self.job.copy()
         output_size = self.plan.network.output_size
         targets = source.targets
@@ -156,7 +157,7 @@ class NumbaProgram(HostProgram):
             targets = np.zeros(source.n_rows, np.int64)
         operations, inputs, density = self.operations, source.inputs, 1.0
         if source.is_sparse:
-            if isinstance(self.plan.operations[0], DenseOperation) and self._sparse.repays(inputs):
+            if self.plan.begins_dense and self._sparse.repays(inputs):
                 operations, density = operations.copy(), self._sparse.density(inputs)
                 self._read_sparse_rows(inputs, operations, job)
             else:
@@ -218,14 +219,16 @@ class NumbaProgram(HostProgram):
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
+        check_stretch(self.plan, self._source, order, bounds, rates)
         if not self.job[self._tables.UPDATE]:  # a program that only predicts needs none
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
             self.job[self._tables.UPDATE] = update.address
-        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
         return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source, self.plan.rows)
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
         totals = batch_totals(source, order, bounds)
         if not totals[0]:
@@ -234,6 +237,7 @@ class NumbaProgram(HostProgram):
         return float(losses[0]), self._gradient.copy()
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source)
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
         steps = len(bounds) - 1
         losses, outputs = self._run(

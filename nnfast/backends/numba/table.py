@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ...formulas.activations import Activation
-from ...plans.plan import (
+from ...formulas.activations import ACTIVATIONS, Activation
+from ...plans.operations import (
     ALIGNMENT,
     BatchNormOperation,
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
     Operation,
-    Plan,
     PoolingOperation,
     Span,
 )
+from ...plans.plan import Plan
 from ...support.random import dropout_threshold
 
 Row = NDArray[np.int64]
@@ -106,7 +106,11 @@ class Table:
                 rows.append(conversion)
             rows.append(row)
             self._fill(row, op, is_image=index < images)
-        return np.stack(rows)
+        table = np.stack(rows)
+        weights = table[:, tables.WEIGHT_ROWS] * table[:, tables.WEIGHT_COLUMNS] * (table[:, tables.WEIGHTS] >= 0)
+        updated = weights + table[:, tables.BIAS_SIZE] * (table[:, tables.BIAS] >= 0)
+        assert updated.sum() == plan.parameter_count  # threads share the parameters row by row of the table
+        return table
 
     def _kernel(self, name: str) -> int:
         """The address of a kernel."""
@@ -147,32 +151,27 @@ class Table:
 
     def _fill(self, row: Row, op: Operation, *, is_image: bool) -> None:
         """What an operation has of its own."""
-        tables = self._tables
-        row[tables.CONSTANTS] = len(self.constants)
-        if isinstance(op, DenseOperation):
-            self._dense(row, op)
-        elif isinstance(op, DropoutOperation):
-            row[tables.KIND] = tables.DROPOUT
-            row[tables.MASK] = op.mask.offset
-            row[tables.THRESHOLD] = dropout_threshold(op.layer.rate)
-            row[tables.LAYER] = op.layer_index
-            self.constants.append(1 / (1 - op.layer.rate))
-            row[tables.FORWARD] = self._kernel("dropout" if row[tables.GROUP] == 1 else "dropout_in_groups")
-            row[tables.BACKWARD] = self._kernel("dropout_backward")
-        elif isinstance(op, ConvolutionOperation):
-            self._convolution(row, op)
-        elif isinstance(op, PoolingOperation):
-            self._pooling(row, op)
-        else:
-            assert isinstance(op, BatchNormOperation)
-            self._batch_norm(row, op, is_image=is_image)
+        row[self._tables.CONSTANTS] = len(self.constants)
+        match op:
+            case DenseOperation():
+                self._dense(row, op)
+            case DropoutOperation():
+                self._dropout(row, op)
+            case ConvolutionOperation():
+                self._convolution(row, op)
+            case PoolingOperation():
+                self._pooling(row, op)
+            case BatchNormOperation():
+                self._batch_norm(row, op, is_image=is_image)
+            case _:
+                assert_never(op)
 
     def _activation(self, row: Row, activation: Activation | None) -> None:
         """Activation and derivative of a hidden layer, which the identity does without."""
         from ...kernels.cpu import formulas
 
         tables = self._tables
-        if activation is None or (activation.name == "identity" and row[tables.KIND] != tables.DENSE):
+        if activation is None or (activation == ACTIVATIONS["identity"] and row[tables.KIND] != tables.DENSE):
             return
         self.constants.extend(activation.constant_values)
         row[tables.VALUE] = formulas.value_kernel(activation, self._dtype).address
@@ -198,11 +197,21 @@ class Table:
         if op is not self._plan.output:  # the last layer's belong to the loss
             self._activation(row, op.layer.function)
 
+    def _dropout(self, row: Row, op: DropoutOperation) -> None:
+        tables = self._tables
+        row[tables.KIND] = tables.DROPOUT
+        row[tables.MASK] = op.mask.offset
+        row[tables.THRESHOLD] = dropout_threshold(op.layer.rate)
+        row[tables.LAYER] = op.layer_index
+        self.constants.append(1 / (1 - op.layer.rate))
+        row[tables.FORWARD] = self._kernel("dropout" if row[tables.GROUP] == 1 else "dropout_in_groups")
+        row[tables.BACKWARD] = self._kernel("dropout_backward")
+
     def _convolution(self, row: Row, op: ConvolutionOperation) -> None:
         from ...kernels.cpu import convolution, convolution_gradient
 
         tables, dtype = self._tables, self._dtype
-        row[tables.KIND] = tables.WINDOW
+        row[tables.KIND] = tables.PASS
         self._weights(row, op)
         inputs, weights, bias = int(row[tables.INPUTS]), op.weights.offset, op.bias.offset if op.bias else -1
         row[tables.FORWARD] = self._kernel("correlate")
@@ -228,7 +237,7 @@ class Table:
         from ...kernels.cpu import pooling
 
         tables = self._tables
-        row[tables.KIND] = tables.WINDOW
+        row[tables.KIND] = tables.PASS
         row[tables.FORWARD] = self._kernel(f"{op.kind}_forward")
         row[tables.BACKWARD] = self._kernel(f"{op.kind}_backward")
         row[tables.FORWARD_ROW] = row[tables.BACKWARD_ROW] = self._row_address(

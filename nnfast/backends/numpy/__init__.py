@@ -8,8 +8,13 @@ import numpy as np
 
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend
+from ..base import Backend, never_slow, no_options
 from .program import NumpyProgram
+
+FORMS = ()
+PACKAGES = (("numpy",),)
+parse_options = no_options
+slow_reason = never_slow
 
 
 class NumpyBackend(Backend):
@@ -24,7 +29,7 @@ class NumpyBackend(Backend):
     def workspace_size(self, plan: Plan, dtype: np.dtype[Any]) -> int:
         return 0  # arrays are made where they are needed
 
-    def compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
+    def _compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
         return NumpyProgram(plan, recipe)
 
 
@@ -33,5 +38,6 @@ def unavailable_reason() -> str | None:
     return None
 
 
-def create() -> NumpyBackend:
+def create(threads: int | None) -> NumpyBackend:
+    """threads: of no meaning here, where the products are in the threads of NumPy's BLAS."""
     return NumpyBackend()

@@ -6,7 +6,8 @@ held to these results.
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any, NamedTuple, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 from ...formulas.activations import Activation
 from ...formulas.formula import numpy_function
 from ...formulas.losses import Loss, canonical_pair, is_softmax_cross_entropy
-from ...plans.plan import (
+from ...plans.operations import (
     BatchNormOperation,
     ConvolutionOperation,
     DenseOperation,
@@ -24,7 +25,7 @@ from ...plans.plan import (
 )
 from ...plans.recipe import batch_divisor
 from ...support.random import dropout_keep
-from ..base import HostProgram, Source, Vector
+from ..base import HostProgram, Source, Vector, check_source, check_stretch
 from . import layers
 
 Array = NDArray[Any]
@@ -46,13 +47,15 @@ class NumpyProgram(HostProgram):
     """The mathematics of a training step, line by line."""
 
     def bind(self, source: Source) -> None:
+        check_source(self.plan, source)
         self._source = source
 
     def run(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
-        values = self.recipe.optimizer.step_values(rates, first_step).astype(self.recipe.dtype)
+        check_stretch(self.plan, self._source, order, bounds, rates)
+        values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         losses = np.zeros(len(rates))
         with np.errstate(all="ignore"):  # a diverging run is found by its loss, on every backend alike
             for k in range(len(rates)):
@@ -65,6 +68,7 @@ class NumpyProgram(HostProgram):
         return losses
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source, self.plan.rows)
         inputs, targets, weights = self._gather(source, np.arange(source.n_rows))
         if not weights.any():
             return 0.0, np.zeros_like(self._parameters)
@@ -72,6 +76,7 @@ class NumpyProgram(HostProgram):
             return self._loss_and_gradient(inputs, targets, weights, step=None)
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
+        check_source(self.plan, source)
         output = self.plan.output.layer.function
         outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
         total_loss = total_weight = 0.0
@@ -86,6 +91,7 @@ class NumpyProgram(HostProgram):
         return total_loss / max(batch_divisor(self.recipe.loss, total_weight), np.finfo(float).tiny), outputs
 
     def predict(self, source: Source) -> Vector:
+        check_source(self.plan, source)
         outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
         with np.errstate(all="ignore"):
             for start in range(0, source.n_rows, self.plan.rows):
@@ -93,9 +99,15 @@ class NumpyProgram(HostProgram):
                 outputs[rows] = self._forward(self._scaled(source, rows), step=None, by_batch=False)[-1].outputs
         return outputs
 
+    def trace(self, source: Source) -> Iterator[tuple[Operation, Passed]]:
+        """Every operation and what it makes of one batch, as in training but without dropout."""
+        with np.errstate(all="ignore"):
+            passed = self._forward(self._scaled(source, slice(None)), step=None, by_batch=True)
+        return zip(self.plan.operations, passed, strict=True)
+
     def _scaled(self, source: Source, rows: Any) -> Array:
         inputs = source.inputs[rows]
-        if source.is_sparse and not isinstance(self.plan.operations[0], DenseOperation):
+        if source.is_sparse and not self.plan.begins_dense:
             inputs = inputs.toarray()  # a dense layer multiplies sparse rows as they are
         inputs = inputs.astype(self.recipe.dtype, copy=False)
         return inputs if source.scale == 1 else inputs * self.recipe.dtype.type(source.scale)
@@ -128,23 +140,31 @@ class NumpyProgram(HostProgram):
 
     def _compute(self, op: Operation, x: Array, step: int | None, by_batch: bool) -> tuple[Array, Any]:
         """An operation's z, and what else the way back needs."""
-        if isinstance(op, DenseOperation | ConvolutionOperation):
-            W = op.weights.view(self._parameters)
-            z = x @ W if isinstance(op, DenseOperation) else layers.convolution(x, W, op.window)
-            if op.bias:
-                z.reshape(-1, W.shape[-1])[...] += op.bias.view(self._parameters)
-            return z, None
-        if isinstance(op, PoolingOperation):
-            pooling = layers.max_pooling if op.kind == "max" else layers.average_pooling
-            return pooling(x, op.window), None
-        if isinstance(op, BatchNormOperation):
-            mean, inverse_deviation = self._statistics(op, x, step, by_batch)
-            normalised = layers.normalise(x, mean, inverse_deviation)
-            z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
-            return z.reshape(x.shape), (normalised, inverse_deviation)
-        assert isinstance(op, DropoutOperation)
-        mask = self._mask(op, len(x), step)
-        return x * mask, mask
+        match op:
+            case DenseOperation():
+                return self._biased(op, x @ op.weights.view(self._parameters)), None
+            case ConvolutionOperation():
+                W = op.weights.view(self._parameters)
+                return self._biased(op, layers.convolution(x, W, op.window)), None
+            case PoolingOperation():
+                pooling = layers.max_pooling if op.kind == "max" else layers.average_pooling
+                return pooling(x, op.window), None
+            case BatchNormOperation():
+                mean, inverse_deviation = self._statistics(op, x, step, by_batch)
+                normalised = layers.normalise(x, mean, inverse_deviation)
+                z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
+                return z.reshape(x.shape), (normalised, inverse_deviation)
+            case DropoutOperation():
+                mask = self._mask(op, len(x), step)
+                return x * mask, mask
+            case _:
+                assert_never(op)
+
+    def _biased(self, op: DenseOperation | ConvolutionOperation, z: Array) -> Array:
+        """z + b, of each pixel."""
+        if op.bias:
+            z.reshape(-1, op.bias.size)[...] += op.bias.view(self._parameters)
+        return z
 
     def _statistics(self, op: BatchNormOperation, x: Array, step: int | None, by_batch: bool) -> tuple[Array, Array]:
         """Every channel's mean and 1 / deviation; in training, the running statistics follow those of the batch."""
@@ -196,32 +216,46 @@ class NumpyProgram(HostProgram):
 
     def _parameters_gradient(self, op: Operation, x: Array, kept: Any, delta: Array, gradient: Array) -> None:
         """dLoss/dparameters of an operation, into its places in the gradient; delta is dLoss/dz."""
-        if isinstance(op, DenseOperation):
-            op.weights.view(gradient)[...] = x.T @ delta  # dz/dW = x
-        elif isinstance(op, ConvolutionOperation):
-            layers.convolution_weights_gradient(x, delta, op.window, out=op.weights.view(gradient))
-        elif isinstance(op, BatchNormOperation):
-            pixels = delta.reshape(-1, op.channels)
-            op.gamma.view(gradient)[...] = (pixels * kept[0]).sum(axis=0, dtype=np.float64)
-            op.beta.view(gradient)[...] = pixels.sum(axis=0, dtype=np.float64)  # dz/dbeta = 1
-        if isinstance(op, DenseOperation | ConvolutionOperation) and op.bias:
+        match op:
+            case DenseOperation():
+                op.weights.view(gradient)[...] = x.T @ delta  # dz/dW = x
+                self._bias_gradient(op, delta, gradient)
+            case ConvolutionOperation():
+                layers.convolution_weights_gradient(x, delta, op.window, out=op.weights.view(gradient))
+                self._bias_gradient(op, delta, gradient)
+            case BatchNormOperation():
+                pixels = delta.reshape(-1, op.channels)
+                op.gamma.view(gradient)[...] = (pixels * kept[0]).sum(axis=0, dtype=np.float64)
+                op.beta.view(gradient)[...] = pixels.sum(axis=0, dtype=np.float64)  # dz/dbeta = 1
+            case PoolingOperation() | DropoutOperation():
+                pass  # they have none
+            case _:
+                assert_never(op)
+
+    def _bias_gradient(self, op: DenseOperation | ConvolutionOperation, delta: Array, gradient: Array) -> None:
+        if op.bias:
             op.bias.view(gradient)[...] = delta.reshape(-1, op.bias.size).sum(axis=0, dtype=np.float64)  # dz/db = 1
 
     def _inputs_gradient(self, op: Operation, x: Array, a: Array, kept: Any, delta: Array) -> Array:
         """dLoss/dx of an operation; delta is dLoss/dz."""
-        if isinstance(op, DenseOperation):
-            return delta @ op.weights.view(self._parameters).T
-        if isinstance(op, ConvolutionOperation):
-            return layers.convolution_inputs_gradient(op.weights.view(self._parameters), delta, op.window)
-        if isinstance(op, PoolingOperation):
-            if op.kind == "max":
-                return layers.max_pooling_gradient(x, a, delta, op.window)
-            return layers.average_pooling_gradient(delta, op.window)
-        if isinstance(op, BatchNormOperation):
-            (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
-            pixels = delta.reshape(-1, op.channels)
-            return layers.normalisation_gradient(normalised, inverse_deviation, gamma, pixels).reshape(x.shape)
-        return delta * kept  # a dropout's mask
+        match op:
+            case DenseOperation():
+                gradient: Array = delta @ op.weights.view(self._parameters).T
+                return gradient
+            case ConvolutionOperation():
+                return layers.convolution_inputs_gradient(op.weights.view(self._parameters), delta, op.window)
+            case PoolingOperation():
+                if op.kind == "max":
+                    return layers.max_pooling_gradient(x, a, delta, op.window)
+                return layers.average_pooling_gradient(delta, op.window)
+            case BatchNormOperation():
+                (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
+                pixels = delta.reshape(-1, op.channels)
+                return layers.normalisation_gradient(normalised, inverse_deviation, gamma, pixels).reshape(x.shape)
+            case DropoutOperation():
+                return delta * kept  # its mask
+            case _:
+                assert_never(op)
 
     def _add_penalties(self, gradient: Array, divisor: Any) -> float:
         """Add the gradients of L2 (alpha W**2 / 2) and L1 (l1 |W|) and return the penalties, not yet divided."""

@@ -1,0 +1,128 @@
+"""train()'s rules for its Runner: orders, losses, validation, early stopping, what is kept of a diverging run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ..backends import Program, Source
+from ..backends.base import batch_totals
+from ..models.history import EpochRecord
+from ..models.metrics import score
+from ..models.model import Model
+from .runner import Losses, Order, Rules
+from .state import Progress
+from .stopping import DivergenceError, EarlyStopping
+
+Orders = Callable[[int], Order]
+
+
+class TrainingRules(Rules):
+    """train()'s rules: the best weights are remembered, for early stopping and for a run that diverges.
+
+    Without early stopping they are those after epoch 2, 4, 8, ..., if its loss was below the first epoch's and below
+    that of the others before it. So they do not depend on how long a stretch is, and tiny epochs can share one.
+    """
+
+    def __init__(
+        self,
+        program: Program,
+        model: Model,
+        training: Source,
+        held_out: Source | None,
+        orders: Orders,
+        learning_rate: float,
+        early_stopping: EarlyStopping | None,
+    ) -> None:
+        self._program, self._model, self._training, self._held_out = program, model, training, held_out
+        self._orders, self._rate, self._early_stopping = orders, learning_rate, early_stopping
+
+    def order(self, epoch: int, progress: Progress) -> Order:
+        return self._orders(epoch)
+
+    def learning_rate(self, epoch: int) -> float:
+        return self._rate
+
+    def epoch_loss(self, losses: Losses, order: Order, bounds: NDArray[np.int64]) -> float:
+        """Their average by the batches' weights, or the sum of summed losses."""
+        if self._model.loss.reduction == "sum":
+            return float(losses.sum())
+        return float(np.average(losses, weights=batch_totals(self._training, order, bounds)))
+
+    def unheard_epochs(self, progress: Progress) -> float:
+        if self._held_out is not None or self._early_stopping:
+            return 1
+        return (1 << progress.epoch.bit_length()) - progress.epoch
+
+    def measure(self, record: EpochRecord) -> dict[str, float]:
+        if self._held_out is None:
+            return {}
+        loss, outputs = self._program.evaluate(self._held_out)
+        assert self._held_out.targets is not None
+        scores = score(outputs, self._held_out.targets, self._model.targets, self._held_out.sample_weight)
+        return {f"validation_{name}": value for name, value in {"loss": loss, **scores}.items()}
+
+    def observe(self, record: EpochRecord, progress: Progress) -> None:
+        if not self._early_stopping:
+            if record.epoch == 1:
+                progress.best_value = record.loss
+            elif record.epoch & (record.epoch - 1) == 0:
+                self._remember_if_better(record.loss, record.epoch, progress)
+            return
+        value = self._watched_value(record, self._early_stopping.monitor)
+        is_better = value < progress.best_value - self._early_stopping.tolerance
+        progress.waited = 0 if is_better else progress.waited + 1
+        self._remember_if_better(value, record.epoch, progress)
+
+    def _watched_value(self, record: EpochRecord, monitor: str | None) -> float:
+        """The number that decides which epoch is the best, with its sign turned where more is better."""
+        known = {"loss": record.loss, **record.metrics}
+        name = monitor or ("validation_loss" if self._held_out else "loss")
+        return known[name] if name.endswith("loss") else -known[name]
+
+    def _remember_if_better(self, value: float, epoch: int, progress: Progress) -> None:
+        if value < progress.best_value:
+            learnt = self._program.parameters, self._program.state
+            if _all_finite(*learnt):  # the update after a finite loss can be the one that diverges
+                progress.best_value, progress.best_epoch = value, epoch
+                progress.best_parameters, progress.best_statistics = learnt
+
+    def reason_to_stop(self, progress: Progress) -> str | None:
+        early_stopping = self._early_stopping
+        return "early stopping" if early_stopping and progress.waited >= early_stopping.patience else None
+
+    def diverged(self, loss: float, epoch: int, progress: Progress) -> None:
+        self._fail(f"the loss became {loss}", epoch, progress)
+
+    def finish(self, progress: Progress) -> None:
+        """Give the model what was learnt: the last weights, or the best where early stopping restores them."""
+        learnt = self._program.parameters, self._program.state
+        if not _all_finite(*learnt):
+            self._fail("the weights became infinite or NaN", max(progress.epoch, 1) - 1, progress)
+        if self._early_stopping and self._early_stopping.restore_best and progress.best_epoch:
+            assert progress.best_parameters is not None
+            assert progress.best_statistics is not None
+            learnt = progress.best_parameters, progress.best_statistics
+            self._model.history.best_epoch = progress.best_epoch
+        self._model.parameters[...], self._model.state[...] = learnt
+
+    def _fail(self, what: str, epoch: int, progress: Progress) -> NoReturn:
+        """Give the model the best weights so far, or leave it those it began with, and raise DivergenceError."""
+        model = self._model
+        model.history.stopped = "diverged"
+        kept = "the initial weights are kept"
+        if progress.best_epoch:
+            model.parameters[...], model.state[...] = progress.best_parameters, progress.best_statistics
+            kept = f"the weights of epoch {progress.best_epoch} are kept"
+        raise DivergenceError(
+            f"{what} in epoch {epoch + 1}: try a learning rate below {self._rate:g}, clip_norm=1, or standardised "
+            f"inputs; {kept}",
+            model,
+        )
+
+
+def _all_finite(*vectors: NDArray[Any]) -> bool:
+    return all(bool(np.isfinite(vector).all()) for vector in vectors)
