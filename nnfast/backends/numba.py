@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..plan import DenseOperation, Plan
+from ..plan import BatchNormOperation, ConvolutionOperation, DenseOperation, Plan, PoolingOperation
 from ..threads import fair_share, give_way_address, run_in_threads, thread_count
 from .base import Backend, HostProgram, Recipe, Source, Vector, batch_divisor, batch_totals
 from .numba_table import Areas, Table
@@ -72,7 +72,7 @@ class NumbaProgram(HostProgram):
         self._formulas = formulas
         self._threads = threads
         dtype = recipe.dtype
-        announce(dtype)
+        announce(plan, dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
         self._gradient = aligned_zeros(self._parameters.shape, dtype)
         self._zeros = np.zeros(max(max(op.inputs.shape[1], op.outputs.shape[1]) for op in plan.operations), dtype)
@@ -293,24 +293,49 @@ def entry_point(name: str, dtype: np.dtype[Any]) -> Any:
     return ctypes.CFUNCTYPE(None, *arguments)(kernel(name, dtype).address)
 
 
-_announced: set[np.dtype[Any]] = set()
+# The parts of the kernels that compile when a plan first needs them, and the seconds each takes: on a fast idle core,
+# and on one that five processes share. Processor time here was 5 to 6, 3 to 4, 1 and 1 to 2 seconds. What takes less
+# than a second is not announced: formulas, dropout, penalties, sparse rows.
+COMPILING_SECONDS = {"dense layers": (3, 30), "convolutions": (2, 20), "pooling": (1, 8), "BatchNorm": (1, 8)}
+
+_announced: set[tuple[str, np.dtype[Any]]] = set()  # kernels, by name
 
 
-def announce(dtype: np.dtype[Any]) -> None:
-    """Say once that the kernels of a dtype will be compiled, if they have to be.
+def announce(plan: Plan, dtype: np.dtype[Any]) -> None:
+    """Say once which kernels for a plan will be compiled, if any have to be, and how long that takes.
 
     In the log, which the command line shows; on a terminal also where nobody listens to the log.
     """
     from ..kernels.cpu import compilation
 
-    if dtype in _announced:
-        return
-    _announced.add(dtype)
-    if not compilation.is_compiled("run_steps", dtype):
-        message = f"nnfast: compiling the CPU kernels for {dtype.name} (once; 5 to 10 seconds)"
+    parts = []
+    for part, kernels in compiled_parts(plan).items():
+        new = [name for name in kernels if (name, dtype) not in _announced]
+        _announced.update((name, dtype) for name in new)
+        if not all(compilation.is_compiled(name, dtype) for name in new):
+            parts.append(part)
+    if parts:
+        what = " and ".join(filter(None, (", ".join(parts[:-1]), parts[-1])))
+        low, high = (sum(COMPILING_SECONDS[part][end] for part in parts) for end in (0, 1))
+        message = f"nnfast: compiling {dtype.name} CPU kernels for {what} (once; {low} to {high} seconds)"
         logger.info(message)
         if sys.stderr.isatty() and not logger.hasHandlers():
             print(message, file=sys.stderr, flush=True)
+
+
+def compiled_parts(plan: Plan) -> dict[str, list[str]]:
+    """The parts that COMPILING_SECONDS names, and the kernels that a plan needs of each."""
+    parts = {"dense layers": ["run_steps"]}
+    for index, op in enumerate(plan.operations):
+        if isinstance(op, ConvolutionOperation):
+            parts["convolutions"] = ["correlate", "add_gradient"]
+        elif isinstance(op, PoolingOperation):
+            parts.setdefault("pooling", []).extend(f"{op.kind}_{way}" for way in ("forward", "backward"))
+        elif isinstance(op, BatchNormOperation):
+            layout = "image" if index < plan.image_operations else "flat"
+            phases = ("statistics", "forward", "backward", "sums")
+            parts.setdefault("BatchNorm", []).extend(f"{layout}_{phase}" for phase in phases)
+    return parts
 
 
 def unavailable_reason() -> str | None:
