@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from ..backends import NAMES, Source, get_backend, unavailable
 from ..backends.environment import gather
-from ..support.checks import check_count
+from ..support.checks import check_integer
 from ..support.threads import thread_count
 from .workloads import DTYPE, WORKLOADS, Workload, get_workload
 
@@ -191,7 +191,7 @@ def bench_command(
     see get_backend. Prints a table, or with as_json one JSON object, on stdout. Returns 0, or 1 with a line on stderr,
     before anything is timed, when results differ. Raises ValueError for unknown names and BackendUnavailableError.
     """
-    repeats = check_count(repeats, "repeats")
+    repeats = check_integer(repeats, "repeats")
     chosen = [get_workload(name) for name in (workloads or WORKLOADS)]
     if not backends:
         backends = [name for name in reversed(NAMES) if unavailable(name) is None]

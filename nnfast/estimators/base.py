@@ -40,6 +40,13 @@ FEW_ROWS = 256  # scikit-learn's forward pass of so few is over before a program
 HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
 
 
+class Choice(StrOptions):
+    """A constraint on a parameter: a name of a table, also with options behind it, which the fit reads."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return isinstance(val, str) and val.partition(":")[0].strip() in self.options
+
+
 class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     """A mixin before scikit-learn's MLPClassifier or MLPRegressor."""
 
@@ -58,7 +65,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
         "l1": [Interval(Real, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "schedule": [StrOptions(set(SCHEDULES)), Schedule],
+        "schedule": [Choice(set(SCHEDULES)), Schedule],
         "validation_data": [tuple, list, None],
         "monitor": [str, callable],
         "callbacks": [list, tuple],

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import column_or_1d
 
 from ..formulas.losses import LOSSES, Loss
-from .base import FastMultilayerPerceptron
+from .base import Choice, FastMultilayerPerceptron
 
 
 class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
@@ -34,7 +34,7 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     class_weight : None, "balanced" or a dict of weights by class; they multiply the sample weights.
     l1 : strength of the penalty l1 * sum(|W|), beside alpha's.
     clip_norm : the longest gradient allowed, or None.
-    schedule : a name of nnfast.SCHEDULES or a Schedule; multiplies the learning rate.
+    schedule : a name of nnfast.SCHEDULES, also as "cosine:warmup=2", or a Schedule; multiplies the learning rate.
     validation_data : (X, y) or (X, y, sample_weight) to judge every epoch by, in place of a share of X.
     monitor : what early stopping watches: "score" (accuracy), "loss", a scorer's name such as "f1_macro", or a
         scorer (called with estimator, X, y).
@@ -58,7 +58,7 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own attribute
         **neural_network.MLPClassifier._parameter_constraints,
         **FastMultilayerPerceptron._extra_constraints,
-        "loss": [StrOptions({"log_loss", *LOSSES}), Loss],
+        "loss": [Choice({"log_loss", *LOSSES}), Loss],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 from sklearn import neural_network
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
 from ..formulas.losses import LOSSES, Loss, get_loss
-from .base import FastMultilayerPerceptron
+from .base import Choice, FastMultilayerPerceptron
 from .networks import output_activation
 
 
@@ -23,8 +22,8 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
 
     Parameters
     ----------
-    loss : also any name of nnfast.LOSSES or a Loss; the output activation is the first of identity, exp, logistic
-        and softmax whose values the loss is defined for.
+    loss : also any name of nnfast.LOSSES, such as "huber" or "huber:delta=2", or a Loss; the output activation is the
+        first of identity, exp, logistic and softmax whose values the loss is defined for.
     activation : also any name of nnfast.ACTIVATIONS, an Activation, or a list with one for every hidden layer.
     backend : "numba" (default), "numpy", "cuda", "cuda:1", "auto" or a Backend.
     threads : how many "numba" may use at most, which changes no result; by default what NNFAST_NUM_THREADS or
@@ -33,7 +32,7 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     dropout : the share of a hidden layer's outputs to drop in training, or a list with one for every hidden layer.
     l1 : strength of the penalty l1 * sum(|W|), beside alpha's.
     clip_norm : the longest gradient allowed, or None.
-    schedule : a name of nnfast.SCHEDULES or a Schedule; multiplies the learning rate.
+    schedule : a name of nnfast.SCHEDULES, also as "cosine:warmup=2", or a Schedule; multiplies the learning rate.
     validation_data : (X, y) or (X, y, sample_weight) to judge every epoch by, in place of a share of X.
     monitor : what early stopping watches: "score" (R2), "loss", a scorer's name such as "neg_median_absolute_error",
         or a scorer (called with estimator, X, y).
@@ -57,7 +56,7 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own attribute
         **neural_network.MLPRegressor._parameter_constraints,
         **FastMultilayerPerceptron._extra_constraints,
-        "loss": [StrOptions(set(LOSSES)), Loss],
+        "loss": [Choice(set(LOSSES)), Loss],
     }
 
     def __init__(
