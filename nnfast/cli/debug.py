@@ -22,7 +22,7 @@ from ..networks.named import NETWORKS
 from ..networks.network import Network, multilayer_perceptron
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
-from ..support.checks import check_integer, check_dtype
+from ..support.checks import check_dtype, check_integer
 from .exit_codes import OK
 from .options import PARTS, ROWS
 from .preparation import resolve_optimizer
