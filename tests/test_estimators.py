@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tracemalloc
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -23,6 +24,7 @@ from nnfast import (
     train,
 )
 from nnfast.formulas.losses import LOSSES
+from nnfast.formulas.schedules import StepDecay
 from nnfast.training.stopping import EarlyStopping
 from tests.test_estimators_same_model import distance, make_data, weights_of
 from tests.tolerances import SAME_MODEL, difference
@@ -368,3 +370,23 @@ def test_masked_values_are_refused_and_never_trained_on(make: Any) -> None:
         with pytest.raises(ValueError, match=message):
             call()
     assert fitted.score(np.ma.MaskedArray(X), np.ma.MaskedArray(y)) == fitted.score(X, y)
+
+
+def test_a_loss_and_a_schedule_may_have_their_options_in_one_text() -> None:
+    X, y = make_data("regression")
+    delta = replace(LOSSES["huber"], constants={"delta": 0.1})
+    named, own = (
+        regressor(loss="huber:delta=0.1", schedule="step:every=3"),
+        regressor(loss=delta, schedule=StepDecay(3)),
+    )
+    assert distance(named.fit(X, y), own.fit(X, y)) == 0
+    assert distance(named, regressor(loss="huber", schedule="step:every=3").fit(X, y)) > 0
+    assert named.out_activation_ == "identity"
+    X, labels = make_data("multiclass")
+    assert classifier(loss="huber:delta=0.1").fit(X, labels).out_activation_ == "softmax"
+    with pytest.raises(InvalidParameterError, match="The 'loss' parameter of MLPRegressor must be a str among"):
+        regressor(loss="hubert:delta=0.1").fit(X, labels)
+    with pytest.raises(ValueError, match="loss 'huber' has no option 'dalta'; it has: delta"):
+        regressor(loss="huber:dalta=0.1").fit(X, labels)
+    with pytest.raises(ValueError, match="schedule 'step' has no option 'each'"):
+        regressor(schedule="step:each=3").fit(X, labels)

@@ -7,9 +7,12 @@ import math
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from nnfast.backends.numpy.program import delta_of_outputs, loss_of_outputs
 from nnfast.formulas.activations import ACTIVATIONS, Activation
+from nnfast.formulas.choices import format_choice
 from nnfast.formulas.formula import FormulaError
 from nnfast.formulas.losses import CANONICAL_PAIRS, LOSSES, Loss, check_pair, check_target_values, get_loss
 from tests.tables import reference
@@ -111,6 +114,34 @@ def test_unknown_losses_and_reductions_are_refused() -> None:
         get_loss("mse")
     with pytest.raises(ValueError, match="reduction must be one of mean, sum, got 'none'"):
         Loss("mine", value="a - y", derivative="1", reduction="none")
+
+
+@given(delta=st.floats(1e-3, 1e3))
+def test_a_loss_s_constant_may_be_chosen_in_its_text(delta: float) -> None:
+    chosen = get_loss(f"huber:delta={delta!r}")
+    assert chosen == dataclasses.replace(LOSSES["huber"], constants={"delta": delta})
+    assert get_loss(format_choice(chosen.name, dict(chosen.constants))) == chosen
+    r = np.array([-3 * delta, -delta / 2, 0.0, delta / 2, 3 * delta])
+    np.testing.assert_allclose(chosen.function(r, np.zeros(5)), delta**2 * np.array([2.5, 0.125, 0, 0.125, 2.5]))
+    assert get_loss("huber") is LOSSES["huber"]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("huber:delta=0", "delta of loss 'huber' must be a finite number above 0, got 0"),
+        ("huber:delta=-1", "must be a finite number above 0, got -1"),
+        ("huber:delta=inf", "must be a finite number above 0, got inf"),
+        ("huber:delta=true", "delta of loss 'huber' must be a number, got True"),
+        ("huber:epsilon=1", "loss 'huber' has no option 'epsilon'; it has: delta"),
+        ("log_cosh:delta=1", "loss 'log_cosh' has no option 'delta'; it has: none"),
+        ("huber:delta=1,delta=2", "with each option once"),
+        ("hubert:delta=1", "unknown loss 'hubert'; known: squared_error"),
+    ],
+)
+def test_a_loss_s_constant_out_of_its_range_is_refused(text: str, message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        get_loss(text)
 
 
 @pytest.mark.parametrize("name", LOSSES)

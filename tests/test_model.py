@@ -205,6 +205,29 @@ def test_a_model_can_be_copied_and_changed_after_it_has_predicted(model: Model, 
     np.testing.assert_array_equal(copy.deepcopy(model).predict_proba(table), before)
 
 
+@pytest.mark.parametrize(
+    ("name", "value", "found"),
+    [
+        ("parameters", [0.0], "a list"),
+        ("parameters", np.zeros(1, np.float32), r"float32 of shape \(1,\)"),
+        ("parameters", np.zeros(44), r"float64 of shape \(44,\)"),
+        ("parameters", np.zeros((44, 1), np.float32), r"float32 of shape \(44, 1\)"),
+        ("state", np.zeros(2, np.float32), r"float32 of shape \(2,\)"),
+    ],
+)
+def test_parameters_of_another_shape_or_dtype_are_refused_when_they_are_set(
+    model: Model, table: Table, name: str, value: Any, found: str
+) -> None:
+    before = model.predict_proba(table)
+    size = {"parameters": 44, "state": 0}[name]
+    with pytest.raises(ValueError, match=rf"{name} must be a float32 array of shape \({size},\), got {found}"):
+        setattr(model, name, value)
+    np.testing.assert_array_equal(model.predict_proba(table), before)
+    model.parameters = model.parameters / 2
+    model.parameters *= 2
+    np.testing.assert_array_equal(model.predict_proba(table), before)
+
+
 def test_a_model_can_be_copied_whatever_computes_its_predictions(backend: Backend) -> None:
     X = np.random.default_rng(0).normal(size=(20, 3))
     model = train(Network(3, [Dense(4, "tanh"), Dense(1)]), X, X[:, 0], epochs=1, backend=backend)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnfast.formulas.formula import FormulaError
 from nnfast.formulas.optimizers import OPTIMIZERS, Optimizer, adam, adamw, get_optimizer, nadam, rmsprop, sgd
+from nnfast.formulas.schedules import get_schedule
 from tests.tables import reference
 from tests.tolerances import PEER
 
@@ -161,3 +163,32 @@ def test_formulas_that_cannot_train_are_refused() -> None:
         Optimizer("mine", updates={"p": "p - velocity"})
     with pytest.raises(FormulaError, match="updates name something twice"):
         Optimizer("mine", updates=(("p", "p - g"), ("p", "p")))
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("adam", {"epsilon": -1}, "epsilon must be a finite number from 0, got -1"),
+        ("nadam", {"epsilon": float("nan")}, "epsilon must be a finite number from 0, got nan"),
+        ("rmsprop", {"epsilon": -1e-8}, "epsilon must be a finite number from 0"),
+        ("adagrad", {"epsilon": "small"}, "epsilon must be a number, got 'small'"),
+        ("adamw", {"weight_decay": -5}, "weight_decay must be a finite number from 0, got -5"),
+        ("adam", {"beta_1": 1}, r"beta_1 must lie in \[0, 1\), got 1"),
+        ("adam", {"beta_2": -0.1}, "beta_2 must be a finite number from 0, got -0.1"),
+        ("adam", {"beta_1": True}, "beta_1 must be a number, got True"),
+        ("rmsprop", {"decay": 1.5}, r"decay must lie in \[0, 1\), got 1.5"),
+        ("sgd", {"momentum": 1.1}, r"momentum must lie in \[0, 1\], got 1.1"),
+        ("sgd", {"nesterov": "yes"}, "nesterov must be True or False, got 'yes'"),
+    ],
+)
+def test_constants_out_of_their_range_are_refused(name: str, options: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=message):
+        get_optimizer(name, **options)
+
+
+def test_options_stand_in_the_text_or_beside_the_name() -> None:
+    assert get_optimizer("sgd:momentum=0.9,nesterov=true") == sgd(0.9, nesterov=True)
+    assert get_optimizer("adam:epsilon=0") == adam(epsilon=0)
+    assert get_schedule("cosine:warmup=2") == get_schedule("cosine", warmup=2)
+    with pytest.raises(ValueError, match=r"'sgd:momentum=0\.9' has its options in the text: leave out nesterov"):
+        get_optimizer("sgd:momentum=0.9", nesterov=True)

@@ -89,5 +89,5 @@ def test_unknown_schedules_and_options_are_refused() -> None:
         get_schedule("step", gamma=0.1)
     with pytest.raises(ValueError, match="factor must lie between 0 and 1, got 2"):
         get_schedule("exponential", factor=2)
-    with pytest.raises(ValueError, match="every must be an integer from 1, got 0"):
+    with pytest.raises(ValueError, match="every must be a positive integer, got 0"):
         get_schedule("step", every=0)

@@ -7,6 +7,7 @@ import pickle
 import signal
 import threading
 from concurrent.futures import ProcessPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -18,6 +19,7 @@ from nnfast.backends import Backend
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.data import load_dataset
 from nnfast.data.splits import split_rows
+from nnfast.formulas.losses import LOSSES
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.formulas.schedules import ReduceOnPlateau, StepDecay
 from nnfast.models.history import EpochRecord
@@ -241,6 +243,20 @@ def diverge(backend: str | Backend = "numpy") -> Model:
     return train(REGRESSION, X, X[:, 0], optimizer=sgd(), learning_rate=1e6, epochs=30, backend=backend)
 
 
+def test_losses_optimizers_and_schedules_have_their_options_in_one_text(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    texts = {"loss": "huber:delta=0.1", "optimizer": "sgd:momentum=0.5", "schedule": "step:every=2,factor=0.1"}
+    objects = {
+        "loss": replace(LOSSES["huber"], constants={"delta": 0.1}),
+        "optimizer": sgd(momentum=0.5),
+        "schedule": StepDecay(2, 0.1),
+    }
+    by_text, by_object = quick(REGRESSION, X, y, **texts), quick(REGRESSION, X, y, **objects)
+    np.testing.assert_array_equal(by_text.parameters, by_object.parameters)
+    assert by_text.history.loss == by_object.history.loss
+    assert by_text.history.loss != quick(REGRESSION, X, y, **{**texts, "loss": "huber"}).history.loss
+
+
 def test_a_divergence_and_its_model_can_be_pickled(backend: Backend) -> None:
     with pytest.raises(DivergenceError) as caught:
         diverge(backend)
@@ -435,7 +451,7 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "a rate that is text": ({"learning_rate": "fast"}, "learning_rate must be a number, got 'fast'"),
     "a negative penalty": ({"alpha": -1.0}, "alpha must be a finite number from 0, got -1.0"),
     "a clip of zero": ({"clip_norm": 0.0}, "clip_norm must be a finite number above 0"),
-    "a seed": ({"seed": -1}, "seed must lie in"),
+    "a seed": ({"seed": -1}, "seed must be an integer from 0"),
     "a share of one": ({"validation": 1.0}, "1.0"),
     "a loss that does not fit": ({"loss": "cross_entropy"}, "cross_entropy"),
     "an unknown backend": ({"backend": "tpu"}, "unknown backend 'tpu'; known: auto, cuda, numba, numpy, cuda:N"),
@@ -445,6 +461,20 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
     "parameters of another network": (
         {"initial_parameters": np.zeros(3)},
         r"initial_parameters must have shape \(41,\)",
+    ),
+    "complex parameters": (
+        {"initial_parameters": np.zeros(41) + 1j},
+        "initial_parameters must hold real numbers, got dtype complex128",
+    ),
+    "parameters that are no numbers": (
+        {"initial_parameters": np.full(41, np.nan)},
+        r"initial_parameters holds nan in row 0 \(counted from 0\)",
+    ),
+    "a complex state": ({"initial_state": np.zeros(0) + 1j}, "initial_state must hold real numbers"),
+    "a shuffle that is text": ({"shuffle": "x"}, "shuffle must be True or False, got 'x'"),
+    "a constant out of its range": (
+        {"loss": "huber:delta=-1"},
+        "delta of loss 'huber' must be a finite number above 0",
     ),
     "early stopping by number": (
         {"early_stopping": 5},

@@ -35,7 +35,7 @@ from ..formulas.activations import Activation
 from ..networks.windows import Window
 from ..plans.operations import PoolingOperation, Span
 from ..plans.recipe import Recipe
-from ..support.checks import check_count, check_dtype
+from ..support.checks import check_dtype, check_integer
 from ..support.threads import thread_count
 from .workloads import WORKLOADS, Workload, get_workload
 
@@ -302,7 +302,7 @@ def bench_command(
     timed, and a line on stderr says so, before anything is timed; then 1 is returned, else 0. Raises ValueError for
     unknown names and BackendUnavailableError.
     """
-    repeats = check_count(repeats, "repeats")
+    repeats = check_integer(repeats, "repeats")
     dtype = check_dtype(dtype).name
     chosen = [dataclasses.replace(get_workload(name), dtype=dtype) for name in (workloads or WORKLOADS)]
     if not backends:

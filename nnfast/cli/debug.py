@@ -22,7 +22,7 @@ from ..networks.named import NETWORKS
 from ..networks.network import Network, multilayer_perceptron
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
-from ..support.checks import check_count, check_dtype
+from ..support.checks import check_dtype, check_integer
 from .exit_codes import OK
 from .options import PARTS, ROWS
 from .preparation import resolve_optimizer
@@ -54,7 +54,7 @@ def debug_command(arguments: argparse.Namespace) -> int:
     backend = get_backend("numba", 1)
     assert isinstance(backend, NumbaBackend)
     network, recipe = _described(arguments)
-    subject = _Subject(backend, make_plan(network, check_count(arguments.batch_size, "--batch-size")), recipe)
+    subject = _Subject(backend, make_plan(network, check_integer(arguments.batch_size, "--batch-size")), recipe)
     if arguments.assembly:
         print(_assembly(subject, arguments.assembly))
         return OK
@@ -92,9 +92,9 @@ def _network_of_options(arguments: argparse.Namespace) -> Network:
     if arguments.inputs is None or arguments.outputs is None:
         raise ValueError("give NAME, or --inputs N and --outputs N, with --hidden SIZES between them")
     return multilayer_perceptron(
-        check_count(arguments.inputs, "--inputs"),
+        check_integer(arguments.inputs, "--inputs"),
         arguments.hidden or [],
-        check_count(arguments.outputs, "--outputs"),
+        check_integer(arguments.outputs, "--outputs"),
         activation=arguments.activation or ROWS["activation"].default,
         output_activation=arguments.output_activation or ("identity" if arguments.outputs == 1 else "softmax"),
     )

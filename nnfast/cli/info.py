@@ -56,11 +56,11 @@ def _network_command(arguments: argparse.Namespace) -> int:
     from ..backends import get_backend
     from ..models.model import Model
     from ..networks.named import NETWORKS, TRAINING_SETTINGS
-    from ..support.checks import check_count
+    from ..support.checks import check_integer
     from ..training.memory import workspace_bytes, workspace_words
     from .run_directory import find_run
 
-    batch_size = check_count(arguments.batch_size, "--batch-size")
+    batch_size = check_integer(arguments.batch_size, "--batch-size")
     settings = TRAINING_SETTINGS.get(arguments.subject, {})
     if arguments.subject in NETWORKS:
         network, dtype = NETWORKS[arguments.subject](), "float32"

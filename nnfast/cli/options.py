@@ -123,6 +123,8 @@ class Option:
             raise argparse.ArgumentTypeError(f"must be {self.kind.expected}, got {text!r}") from None
 
 
+_CHOICE = "NAME[:OPTION=VALUE,...]"  # what nnfast.formulas.choices reads
+
 OPTIONS: dict[str, tuple[Option, ...]] = {
     "data": (
         Option("target", TEXT, None, "COLUMN", "the column of a CSV file to learn"),
@@ -142,10 +144,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("initializer", TEXT, "glorot_uniform", "NAME", "of the weights"),
     ),
     "training": (
-        Option("loss", TEXT, None, "NAME", "what is minimised (default: the output activation's own)"),
-        Option("optimizer", TEXT, "adam", "NAME[:OPTION=VALUE,...]", "such as sgd:momentum=0.9,nesterov=true"),
+        Option("loss", TEXT, None, _CHOICE, "what is minimised: huber:delta=2 (default: the output activation's own)"),
+        Option("optimizer", TEXT, "adam", _CHOICE, "such as sgd:momentum=0.9,nesterov=true"),
         Option("learning_rate", NUMBER, None, "RATE", "default: the optimizer's own"),
-        Option("schedule", TEXT, "constant", "NAME[:OPTION=VALUE,...]", "of the learning rate: cosine:warmup=2"),
+        Option("schedule", TEXT, "constant", _CHOICE, "of the learning rate: cosine:warmup=2"),
         Option("alpha", NUMBER, 0.0, "A", "L2 penalty on the weights: A * W**2 / 2"),
         Option("l1", NUMBER, 0.0, "A", "L1 penalty on the weights: A * |W|"),
         Option("clip_norm", NUMBER, None, "NORM", "longest gradient allowed (default: any)"),
@@ -279,7 +281,7 @@ def known_names() -> str:
         "networks": list(NETWORKS),
         "kinds of [[layers]] in a file": list(LAYERS),
         "activations": [*hidden, f"as output only: {', '.join(output)}"],
-        "losses": list(LOSSES),
+        "losses": [call(name, row.constant_names) for name, row in LOSSES.items()],
         "initializers": list(INITIALIZERS),
         "optimizers": [call(name, inspect.signature(make).parameters) for name, make in OPTIMIZERS.items()],
         "schedules": [
@@ -374,36 +376,3 @@ def merge(given: Mapping[str, Any], config: Mapping[str, Any]) -> dict[str, Any]
             if values[name] is not None:
                 raise ValueError(f"{name} is of hidden layers: a named network and layers of a file have their own")
     return {"data": data, **values}
-
-
-def parse_choice(text: str, what: str) -> tuple[str, dict[str, Any]]:
-    """The name and the options of "sgd:momentum=0.9,nesterov=true". Raises ValueError."""
-    name, colon, rest = text.partition(":")
-    options: dict[str, Any] = {}
-    for item in rest.split(",") if colon else ():
-        key, equals, value = (part.strip() for part in item.partition("="))
-        words = {"true": True, "false": False}
-        try:
-            if not (key and equals) or key in options:
-                raise ValueError
-            options[key] = words[value] if value in words else _read_number(value)
-        except ValueError:
-            raise ValueError(
-                f"{what} must be NAME or NAME:OPTION=VALUE,... with each option once and numbers, true or false for "
-                f"values; got {text!r}"
-            ) from None
-    return name.strip(), options
-
-
-def _read_number(text: str) -> int | float:
-    try:
-        return int(text)
-    except ValueError:
-        return float(text)
-
-
-def format_choice(name: str, options: Mapping[str, Any]) -> str:
-    """The text that parse_choice reads back."""
-    written = {key: str(value).lower() if isinstance(value, bool) else repr(value) for key, value in options.items()}
-    pairs = [f"{key}={value}" for key, value in written.items()]
-    return f"{name}:{','.join(pairs)}" if pairs else name

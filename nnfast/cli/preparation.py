@@ -17,13 +17,14 @@ from ..data.splits import split_rows
 from ..data.table import Table
 from ..data.targets import NumberTargets, TargetEncoding, fit_targets, infer_task
 from ..formulas.activations import get_activation
+from ..formulas.choices import format_choice, parse_choice
+from ..formulas.losses import get_loss
 from ..formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
 from ..formulas.schedules import Schedule, get_schedule
 from ..models.validation import default_loss
 from ..networks.layers import Dense
 from ..networks.named import get_network
 from ..networks.network import Network, layer_from_data, multilayer_perceptron
-from .options import format_choice, parse_choice
 
 TEST, VALIDATION = 0, 1  # which split of a seed, as train() counts them
 
@@ -88,6 +89,9 @@ def prepare(options: dict[str, Any]) -> Prepared:
         values["seed"] = secrets.randbits(63)
     optimizer, values["optimizer"] = resolve_optimizer(values["optimizer"])
     schedule, values["schedule"] = resolve_schedule(values["schedule"])
+    if values["loss"] is not None:
+        loss = get_loss(values["loss"])
+        values["loss"] = format_choice(loss.name, dict(loss.constants))
     if values["learning_rate"] is None:
         values["learning_rate"] = optimizer.learning_rate
     dataset = load_dataset(values["data"], target=values["target"])

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnfast.support.checks import check_integer
 from nnfast.support.random import Purpose, check_seed, generator
 
 
@@ -29,8 +30,7 @@ def split_rows(
     length, a seed outside [0, 2**64), and labels of which no class has two rows.
     """
     check_seed(seed)
-    if isinstance(n_rows, bool) or not isinstance(n_rows, (int, np.integer)):
-        raise TypeError(f"n_rows must be an integer, got {n_rows!r}")
+    n_rows = check_integer(n_rows, "n_rows", 0)
     if n_rows < 2:
         raise ValueError(f"a split needs at least 2 rows, got {n_rows}")
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.integer, np.floating)):
@@ -40,7 +40,7 @@ def split_rows(
     if which < 0:
         raise ValueError(f"which must be 0 (test), 1 (validation) or another non-negative number, got {which}")
 
-    n_held = min(max(round(n_rows * float(fraction)), 1), int(n_rows) - 1)
+    n_held = min(max(round(n_rows * float(fraction)), 1), n_rows - 1)
     rng = generator(seed, Purpose.SPLIT, which)
     if labels is None:
         drawn = rng.permutation(n_rows)[:n_held]

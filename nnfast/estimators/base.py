@@ -46,6 +46,13 @@ EARLY_STOPPING_METHODS = ("_score", "_score_with_function", "_predict", "_forwar
 HIDDEN_ACTIVATIONS = {name for name in [*ACTIVATIONS, *ALIASES] if name not in ("exp", "softmax")}
 
 
+class Choice(StrOptions):
+    """A constraint on a parameter: a name of a table, also with options behind it, which the fit reads."""
+
+    def is_satisfied_by(self, val: Any) -> bool:
+        return isinstance(val, str) and val.partition(":")[0].strip() in self.options
+
+
 class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     """A mixin before scikit-learn's MLPClassifier or MLPRegressor.
 
@@ -111,7 +118,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         "dropout": [Interval(Real, 0, 1, closed="left"), list, tuple],
         "l1": [Interval(Real, 0, None, closed="left")],
         "clip_norm": [Interval(Real, 0, None, closed="neither"), None],
-        "schedule": [StrOptions(set(SCHEDULES)), Schedule],
+        "schedule": [Choice(set(SCHEDULES)), Schedule],
         "validation_data": [tuple, list, None],
         "monitor": [StrOptions({*MONITORS, *get_scorer_names()}), callable],
         "callbacks": [list, tuple],

@@ -13,7 +13,7 @@ from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import column_or_1d
 
 from ..formulas.losses import LOSSES, Loss
-from .base import FastMultilayerPerceptron
+from .base import Choice, FastMultilayerPerceptron
 from .documentation import documented
 
 
@@ -59,7 +59,7 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own attribute
         **neural_network.MLPClassifier._parameter_constraints,
         **FastMultilayerPerceptron._extra_constraints,
-        "loss": [StrOptions({"log_loss", *LOSSES}), Loss],
+        "loss": [Choice({"log_loss", *LOSSES}), Loss],
         "class_weight": [dict, StrOptions({"balanced"}), None],
     }
 

@@ -7,11 +7,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 from sklearn import neural_network
-from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.validation import check_array
 
 from ..formulas.losses import LOSSES, Loss, get_loss
-from .base import FastMultilayerPerceptron
+from .base import Choice, FastMultilayerPerceptron
 from .documentation import documented
 from .networks import output_activation
 
@@ -26,9 +25,10 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     Parameters
     ----------
     loss : str or Loss, default='squared_error'
-        What is minimised: 'squared_error', 'poisson', another name of `nnfast.LOSSES` or an `nnfast.Loss`. The output
-        activation is the first of identity, exp, logistic and softmax whose values the loss is defined for. As in
-        scikit-learn, 'squared_error' and 'poisson' are halved, and 'poisson' needs y >= 0.
+        What is minimised: 'squared_error', 'poisson', another name of `nnfast.LOSSES` such as 'huber' or
+        'huber:delta=2', or an `nnfast.Loss`. The output activation is the first of identity, exp, logistic and softmax
+        whose values the loss is defined for. As in scikit-learn, 'squared_error' and 'poisson' are halved, and
+        'poisson' needs y >= 0.
 
     Raises
     ------
@@ -58,7 +58,7 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
     _parameter_constraints = {  # noqa: RUF012 - scikit-learn's own attribute
         **neural_network.MLPRegressor._parameter_constraints,
         **FastMultilayerPerceptron._extra_constraints,
-        "loss": [StrOptions(set(LOSSES)), Loss],
+        "loss": [Choice(set(LOSSES)), Loss],
     }
 
     def __init__(

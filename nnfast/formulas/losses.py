@@ -9,12 +9,14 @@ derivative of the activation cancels, and nothing is divided by a vanishing numb
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 
+from ..support.checks import check_number
 from .activations import ACTIVATIONS, Activation
+from .choices import check_options, parse_choice
 from .derivatives import check_derivative
 from .formula import NamedConstants, check, check_constants
 from .intervals import SIMPLEX, check_interval, contains, lies_within, parse_interval
@@ -187,14 +189,28 @@ def canonical_pair(activation: Activation, loss: Loss) -> CanonicalPair | None:
 
 
 def get_loss(loss: str | Loss) -> Loss:
-    """The row of that name, or the user's own Loss unchanged. Raises ValueError for an unknown name."""
+    """The row of a name, with other constants if the text has some, or the user's own Loss unchanged.
+
+    Parameters
+    ----------
+    loss : str or Loss
+        A name of LOSSES, also with values for its constants, which must be above 0: "huber:delta=2".
+
+    Raises
+    ------
+    TypeError or ValueError for an unknown name or constant, and for a value out of its range.
+    """
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
         raise TypeError(f"loss must be a name or a Loss, got {loss!r}")
-    if loss not in LOSSES:
-        raise ValueError(f"unknown loss {loss!r}; known: {', '.join(LOSSES)}")
-    return LOSSES[loss]
+    name, options = parse_choice(loss, "loss")
+    if name not in LOSSES:
+        raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")
+    row = LOSSES[name]
+    check_options(f"loss {name!r}", options, row.constant_names)
+    chosen = {key: check_number(value, f"{key} of loss {name!r}", 0, above=True) for key, value in options.items()}
+    return replace(row, constants=dict(row.constants) | chosen) if chosen else row
 
 
 def check_pair(activation: Activation, loss: Loss) -> None:

@@ -15,6 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ..support.checks import check_flag, check_number
+from .choices import check_options, parse_choice
 from .formula import FormulaError, check, check_constants, check_name, numpy_function
 
 Formulas = tuple[tuple[str, str], ...]
@@ -100,34 +102,34 @@ class Optimizer:
         return f"{self.name}({constants[2:]})"
 
 
-def _check(low: float, high: float, **values: float) -> None:
-    """Raise ValueError for a value outside [low, high)."""
-    for name, value in values.items():
-        if not low <= value < high:
-            raise ValueError(f"{name} must lie in [{low:g}, {high:g}), got {value!r}")
+def _share(value: float, name: str) -> float:
+    """A number in [0, 1). Raises TypeError or ValueError."""
+    number = check_number(value, name, 0)
+    if number >= 1:
+        raise ValueError(f"{name} must lie in [0, 1), got {value!r}")
+    return number
 
 
 def sgd(momentum: float = 0.0, nesterov: bool = False) -> Optimizer:
     """Gradient descent, with momentum in scikit-learn's form: v is the last update, so the rate acts on g alone."""
-    if not 0 <= momentum <= 1:
+    if check_number(momentum, "momentum", 0) > 1:
         raise ValueError(f"momentum must lie in [0, 1], got {momentum!r}")
     velocity = "momentum * v - learning_rate * g"
-    if nesterov:
+    if check_flag(nesterov, "nesterov"):
         updates = {"v": velocity, "p": "p + (momentum * v - learning_rate * g)"}
     elif momentum:
         updates = {"v": velocity, "p": "p + v"}
     else:
         return Optimizer("sgd", {"p": "p - learning_rate * g"}, learning_rate=0.01)
-    return Optimizer("sgd", updates, {"momentum": momentum}, learning_rate=0.01)
+    return Optimizer("sgd", updates, {"momentum": float(momentum)}, learning_rate=0.01)
 
 
 def rmsprop(decay: float = 0.9, epsilon: float = 1e-8) -> Optimizer:
     """RMSprop (Tieleman & Hinton 2012): the gradient over the root of its mean square."""
-    _check(0, 1, decay=decay)
     return Optimizer(
         "rmsprop",
         {"v": "decay * v + gain * g**2", "p": "p - learning_rate * g / (sqrt(v) + epsilon)"},
-        {"decay": decay, "epsilon": epsilon},
+        {"decay": _share(decay, "decay"), "epsilon": check_number(epsilon, "epsilon", 0)},
         {"gain": "1 - decay"},
     )
 
@@ -137,7 +139,7 @@ def adagrad(epsilon: float = 1e-8) -> Optimizer:
     return Optimizer(
         "adagrad",
         {"v": "v + g**2", "p": "p - learning_rate * g / (sqrt(v) + epsilon)"},
-        {"epsilon": epsilon},
+        {"epsilon": check_number(epsilon, "epsilon", 0)},
         learning_rate=0.01,
     )
 
@@ -147,27 +149,33 @@ _MOMENTS = {"m": "beta_1 * m + gain_1 * g", "v": "beta_2 * v + gain_2 * g**2"}
 _GAINS = {"gain_1": "1 - beta_1", "gain_2": "1 - beta_2"}
 
 
+def _moment_constants(beta_1: float, beta_2: float, epsilon: float) -> dict[str, float]:
+    return {
+        "beta_1": _share(beta_1, "beta_1"),
+        "beta_2": _share(beta_2, "beta_2"),
+        "epsilon": check_number(epsilon, "epsilon", 0),
+    }
+
+
 def adam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
     """Adam (Kingma & Ba 2015) in the order of their section 2, last paragraph, as scikit-learn has it.
 
     Both corrections are folded into the rate, so epsilon stands beside the uncorrected root.
     """
-    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "adam",
         {**_MOMENTS, "p": "p - rate * m / (sqrt(v) + epsilon)"},
-        {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon},
+        _moment_constants(beta_1, beta_2, epsilon),
         {**_GAINS, "rate": "learning_rate * sqrt(1 - beta_2**t) / (1 - beta_1**t)"},
     )
 
 
 def adamw(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, weight_decay: float = 0.01) -> Optimizer:
     """AdamW (Loshchilov & Hutter 2019) as PyTorch has it: epsilon beside the corrected root, all parameters decay."""
-    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "adamw",
         {**_MOMENTS, "p": "p * keep - rate * m / (sqrt(v) / root + epsilon)"},
-        {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon, "weight_decay": weight_decay},
+        {**_moment_constants(beta_1, beta_2, epsilon), "weight_decay": check_number(weight_decay, "weight_decay", 0)},
         {
             **_GAINS,
             "keep": "1 - learning_rate * weight_decay",
@@ -179,11 +187,10 @@ def adamw(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8, wei
 
 def nadam(beta_1: float = 0.9, beta_2: float = 0.999, epsilon: float = 1e-8) -> Optimizer:
     """Nadam (Dozat 2016) with constant momentum: Adam that looks one step of the first moment ahead."""
-    _check(0, 1, beta_1=beta_1, beta_2=beta_2)
     return Optimizer(
         "nadam",
         {**_MOMENTS, "p": "p - learning_rate * (ahead * m + now * g) / (sqrt(v) / root + epsilon)"},
-        {"beta_1": beta_1, "beta_2": beta_2, "epsilon": epsilon},
+        _moment_constants(beta_1, beta_2, epsilon),
         {
             **_GAINS,
             "ahead": "beta_1 / (1 - beta_1**(t + 1))",
@@ -199,18 +206,27 @@ OPTIMIZERS: dict[str, Callable[..., Optimizer]] = {
 
 
 def get_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
-    """The named optimizer with its options, or an Optimizer unchanged. Raises ValueError for an unknown name."""
+    """The optimizer of a name and its options, or an Optimizer unchanged.
+
+    Parameters
+    ----------
+    optimizer : str or Optimizer
+        A name of OPTIMIZERS, also with options in the text: "sgd:momentum=0.9,nesterov=true".
+    **options
+        The same as keywords, beside a name alone.
+
+    Raises
+    ------
+    TypeError or ValueError for an unknown name or option, and for a value out of its range.
+    """
     if isinstance(optimizer, Optimizer):
         if options:
             raise ValueError(f"options {', '.join(options)} go with an optimizer's name, not with {optimizer!r}")
         return optimizer
     if not isinstance(optimizer, str):
         raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r}")
-    if optimizer not in OPTIMIZERS:
-        raise ValueError(f"unknown optimizer {optimizer!r}; known: {', '.join(OPTIMIZERS)}")
-    known = OPTIMIZERS[optimizer].__kwdefaults__ or OPTIMIZERS[optimizer].__annotations__
-    for name in options:
-        if name not in known:
-            names = ", ".join(key for key in known if key != "return")
-            raise ValueError(f"optimizer {optimizer!r} has no option {name!r}; it has: {names}")
-    return OPTIMIZERS[optimizer](**options)
+    name, options = parse_choice(optimizer, "optimizer", options)
+    if name not in OPTIMIZERS:
+        raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")
+    check_options(f"optimizer {name!r}", options, [key for key in OPTIMIZERS[name].__annotations__ if key != "return"])
+    return OPTIMIZERS[name](**options)

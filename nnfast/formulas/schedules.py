@@ -11,6 +11,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from ..support.checks import check_integer
+from .choices import check_options, parse_choice
+
 Factors = NDArray[np.float64]
 
 
@@ -38,7 +41,7 @@ class StepDecay(Schedule):
     factor: float = 0.5
 
     def __post_init__(self) -> None:
-        _check_at_least_one(self, "every")
+        object.__setattr__(self, "every", check_integer(self.every, "every"))
         _check_fraction(self, "factor")
 
     def factors(self, steps: NDArray[np.int64], span: Span) -> Factors:
@@ -120,7 +123,7 @@ class ReduceOnPlateau(Schedule):
 
     def __post_init__(self) -> None:
         _check_fraction(self, "factor")
-        _check_at_least_one(self, "patience")
+        object.__setattr__(self, "patience", check_integer(self.patience, "patience"))
         if not 0 <= self.tolerance < np.inf:
             raise ValueError(f"tolerance must be a finite number from 0, got {self.tolerance!r}")
         if not 0 <= self.minimum <= 1:
@@ -144,18 +147,28 @@ SCHEDULES: dict[str, type[Schedule]] = {
 
 
 def get_schedule(schedule: str | Schedule, **options: Any) -> Schedule:
-    """The named schedule with its options, or a Schedule unchanged. Raises ValueError for an unknown name."""
+    """The schedule of a name and its options, or a Schedule unchanged.
+
+    Parameters
+    ----------
+    schedule : str or Schedule
+        A name of SCHEDULES, also with options in the text: "cosine:warmup=2".
+    **options
+        The same as keywords, beside a name alone.
+
+    Raises
+    ------
+    TypeError or ValueError for an unknown name or option, and for a value out of its range.
+    """
     if isinstance(schedule, Schedule):
         return schedule
     if not isinstance(schedule, str):
         raise TypeError(f"schedule must be a name or a Schedule, got {schedule!r}")
-    if schedule not in SCHEDULES:
-        raise ValueError(f"unknown schedule {schedule!r}; known: {', '.join(SCHEDULES)}")
-    kind = SCHEDULES[schedule]
-    for name in options:
-        if name not in kind.__dataclass_fields__:
-            known = ", ".join(kind.__dataclass_fields__) or "none"
-            raise ValueError(f"schedule {schedule!r} has no option {name!r}; it has: {known}")
+    name, options = parse_choice(schedule, "schedule", options)
+    if name not in SCHEDULES:
+        raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")
+    kind = SCHEDULES[name]
+    check_options(f"schedule {name!r}", options, kind.__dataclass_fields__)
     return kind(**options)
 
 
@@ -163,9 +176,3 @@ def _check_fraction(schedule: Any, field: str) -> None:
     value = getattr(schedule, field)
     if not 0 < value < 1:
         raise ValueError(f"{field} must lie between 0 and 1, got {value!r}")
-
-
-def _check_at_least_one(schedule: Any, field: str) -> None:
-    value = getattr(schedule, field)
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"{field} must be an integer from 1, got {value!r}")

@@ -61,6 +61,16 @@ class Model:
     _compiled: tuple[tuple[str | Backend, int | None], Program] | None = field(default=None, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        """Other parameters or another state may take the place of these where they have their shape and dtype."""
+        if name in ("parameters", "state") and name in vars(self):
+            held = getattr(self, name)
+            found = (value.dtype, value.shape) if isinstance(value, np.ndarray) else None
+            if found != (held.dtype, held.shape):
+                what = f"{found[0]} of shape {found[1]}" if found else f"a {type(value).__name__}"
+                raise ValueError(f"{name} must be a {held.dtype} array of shape {held.shape}, got {what}")
+        super().__setattr__(name, value)
+
     def __repr__(self) -> str:
         parts = [f"{self.parameters.size:,} parameters in {self.parameters.dtype}"]
         if self.state.size:

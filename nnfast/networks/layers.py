@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeAlias, get_args
 import numpy as np
 
 from ..formulas.activations import Activation, get_activation
+from ..support.checks import check_flag, check_integer
 from .initializers import check_initializer
 from .windows import Padding, Pair, Shape, Window, image_shape, make_window, text_of
 
@@ -58,7 +59,7 @@ class Dense(BaseLayer):
     kind: ClassVar[str] = "Dense"
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "units", check_size(self.units, "Dense: units"))
+        object.__setattr__(self, "units", check_integer(self.units, "Dense: units", 1, MAX_UNITS))
         object.__setattr__(self, "activation", get_activation(self.activation))
         _check_bias_and_initializer(self)
 
@@ -131,11 +132,11 @@ class Conv2D(BaseLayer):
     is_windowed: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "filters", check_size(self.filters, "Conv2D: filters"))
+        object.__setattr__(self, "filters", check_integer(self.filters, "Conv2D: filters", 1, MAX_UNITS))
         for name in ("kernel_size", "stride", "dilation"):
             object.__setattr__(self, name, _pair(getattr(self, name), f"Conv2D: {name}"))
         object.__setattr__(self, "padding", _padding(self.padding, "Conv2D"))
-        object.__setattr__(self, "groups", check_size(self.groups, "Conv2D: groups"))
+        object.__setattr__(self, "groups", check_integer(self.groups, "Conv2D: groups", 1, MAX_UNITS))
         object.__setattr__(self, "activation", get_activation(self.activation))
         _check_bias_and_initializer(self)
 
@@ -282,24 +283,13 @@ Layer: TypeAlias = Dense | Dropout | Flatten | Conv2D | MaxPool2D | AveragePool2
 LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in get_args(Layer)}
 
 
-def check_size(value: Any, what: str, least: int = 1) -> int:
-    """An int from `least` on, from any integer type. Raises TypeError or ValueError."""
-    wanted = "a positive integer" if least else "an integer from 0"
-    if isinstance(value, bool) or not hasattr(value, "__index__"):
-        raise TypeError(f"{what} must be {wanted}, got {value!r}")
-    number: int = value.__index__()
-    if not least <= number <= MAX_UNITS:
-        raise ValueError(f"{what} must be {wanted} up to {MAX_UNITS}, got {number}")
-    return number
-
-
 def _pair(value: Any, what: str, least: int = 1) -> Pair:
     """(vertical, horizontal) from one integer or a pair. Raises TypeError or ValueError."""
     if isinstance(value, (tuple, list)):
         if len(value) != 2:
             raise ValueError(f"{what} must be an integer or a pair (vertical, horizontal), got {value!r}")
-        return check_size(value[0], what, least), check_size(value[1], what, least)
-    number = check_size(value, what, least)
+        return check_integer(value[0], what, least, MAX_UNITS), check_integer(value[1], what, least, MAX_UNITS)
+    number = check_integer(value, what, least, MAX_UNITS)
     return number, number
 
 
@@ -349,6 +339,5 @@ def _is_number(value: Any) -> bool:
 
 
 def _check_bias_and_initializer(layer: Dense | Conv2D) -> None:
-    if not isinstance(layer.bias, bool):
-        raise TypeError(f"{layer.kind}: bias must be True or False, got {layer.bias!r}")
+    object.__setattr__(layer, "bias", check_flag(layer.bias, f"{layer.kind}: bias"))
     check_initializer(layer.initializer)

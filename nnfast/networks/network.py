@@ -14,7 +14,8 @@ from typing import Any, SupportsIndex
 
 from ..formulas.activations import ACTIVATIONS, Activation
 from ..formulas.formula import read_row
-from .layers import LAYERS, MAX_UNITS, BaseLayer, Dense, Dropout, Flatten, Layer, check_size
+from ..support.checks import check_integer
+from .layers import LAYERS, MAX_UNITS, BaseLayer, Dense, Dropout, Flatten, Layer
 from .windows import Shape
 
 MAX_LAYERS = 1000
@@ -161,7 +162,7 @@ def _shape(input_shape: Any) -> Shape:
         sizes = (input_shape,)
     if not sizes:
         raise ValueError("input_shape must have at least one dimension, got ()")
-    return tuple(check_size(size, "input_shape") for size in sizes)
+    return tuple(check_integer(size, "input_shape", 1, MAX_UNITS) for size in sizes)
 
 
 def _layer_to_data(layer: Layer) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""Checks of single values that users hand in: numbers, counts and dtypes."""
+"""Checks of single values that users hand in: numbers, integers, flags and dtypes."""
 
 from __future__ import annotations
 
 import math
+import operator
 from typing import Any
 
 import numpy as np
@@ -47,10 +48,22 @@ def check_fits(value: float, name: str, dtype: np.dtype[Any]) -> None:
         raise ValueError(f"{name} must be at most {largest:.3g} in {dtype.name}, got {value:g}")
 
 
-def check_count(value: Any, name: str) -> int:
-    """A positive integer. Raises TypeError or ValueError, naming the parameter."""
-    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise TypeError(f"{name} must be a positive integer, got {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be a positive integer, got {value}")
-    return int(value)
+def check_integer(value: Any, name: str, low: int = 1, high: int | None = None) -> int:
+    """An int from `low` to `high`, from any type of integer but booleans. Raises TypeError or ValueError."""
+    wanted = "a positive integer" if low == 1 else f"an integer from {low}"
+    try:
+        number = None if isinstance(value, (bool, np.bool_)) else operator.index(value)
+    except TypeError:
+        number = None
+    if number is None:
+        raise TypeError(f"{name} must be {wanted}, got {value!r}")
+    if number < low or (high is not None and number > high):
+        raise ValueError(f"{name} must be {wanted}{'' if high is None else f' up to {high}'}, got {number}")
+    return number
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """True or False, also NumPy's. Raises TypeError."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return bool(value)

@@ -12,6 +12,8 @@ from enum import IntEnum
 import numpy as np
 from numpy.typing import NDArray
 
+from .checks import check_integer
+
 
 class Purpose(IntEnum):
     """What a draw is for. Draws of different purposes share no numbers, whatever their positions."""
@@ -27,11 +29,7 @@ MAX_SEED = 2**64 - 1
 
 def check_seed(seed: int) -> int:
     """Return `seed` as an int in [0, 2**64), or raise TypeError or ValueError."""
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)):
-        raise TypeError(f"seed must be an integer, got {seed!r}")
-    if not 0 <= seed <= MAX_SEED:
-        raise ValueError(f"seed must lie in [0, 2**64), got {seed}")
-    return int(seed)
+    return check_integer(seed, "seed", 0, MAX_SEED)
 
 
 def generator(seed: int, purpose: Purpose, position: int = 0) -> np.random.Generator:

@@ -15,6 +15,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from .checks import check_integer
 from .interruption import postponed
 
 # The first of these that is set gives the count; tools that start many processes set OMP_NUM_THREADS in each.
@@ -29,14 +30,7 @@ _running: set[int] = set()  # the threads in which computations run
 
 def check_threads(threads: Any) -> int | None:
     """`threads` as a user may give it: a positive integer, or None for thread_count()'s default."""
-    if threads is None:
-        return None
-    if isinstance(threads, bool) or not hasattr(threads, "__index__"):
-        raise TypeError(f"threads must be a positive integer or None, got {threads!r}")
-    number: int = threads.__index__()
-    if not 1 <= number <= MAX_THREADS:
-        raise ValueError(f"threads must lie in 1..{MAX_THREADS}, got {number}")
-    return number
+    return None if threads is None else check_integer(threads, "threads", 1, MAX_THREADS)
 
 
 def thread_count(threads: int | None = None) -> int:

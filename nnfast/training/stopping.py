@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.targets import ClassTargets, TargetEncoding
 from ..models.model import Model
-from ..support.checks import check_count, check_number
+from ..support.checks import check_integer, check_number
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class EarlyStopping:
     restore_best: bool = True
 
     def __post_init__(self) -> None:
-        check_count(self.patience, "patience")
+        check_integer(self.patience, "patience")
         check_number(self.tolerance, "tolerance", 0)
 
     def check_monitor(self, is_validated: bool, targets: TargetEncoding) -> None:

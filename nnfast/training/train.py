@@ -24,7 +24,7 @@ from ..networks.network import Network
 from ..plans.plan import make_plan
 from ..plans.recipe import Recipe
 from ..support.arrays import take_rows
-from ..support.checks import check_count, check_dtype, check_fits, check_number
+from ..support.checks import check_dtype, check_fits, check_flag, check_integer, check_number
 from ..support.interruption import interruptible
 from ..support.random import ShuffledOrders, check_seed
 from .rules import Orders, TrainingRules
@@ -67,14 +67,14 @@ def train(
 ) -> Model:
     """Train `network` on the rows of X (n_rows, *input_shape) to give y, and return the trained Model.
 
-    y: class labels (n_rows,), or numbers (n_rows,) or (n_rows, n_outputs). loss: a name from LOSSES or a Loss; by
-    default the output activation's canonical one. learning_rate: by default the optimizer's own. batch_size: rows a
-    step, or "full"; the last batch of an epoch has what is left. alpha, l1: penalties alpha * sum(W**2) / 2 and
-    l1 * sum(|W|) on weights. clip_norm: the longest gradient allowed. sample_weight: (n_rows,), how much each row
-    counts. validation: the share of rows to hold out (seeded; for labels by class), or (X, y) or (X, y, weights).
-    early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new order every epoch. backend,
-    threads: see get_backend; no number depends on threads. dtype: "float32" or "float64". seed: of weights, orders,
-    masks and split; None draws one.
+    y: class labels (n_rows,), or numbers (n_rows,) or (n_rows, n_outputs). loss: a name from LOSSES, also as
+    "huber:delta=2", or a Loss; by default the output activation's canonical one. learning_rate: by default the
+    optimizer's own. batch_size: rows a step, or "full"; the last batch of an epoch has what is left. alpha, l1:
+    penalties alpha * sum(W**2) / 2 and l1 * sum(|W|) on weights. clip_norm: the longest gradient allowed.
+    sample_weight: (n_rows,), how much each row counts. validation: the share of rows to hold out (seeded; for labels by
+    class), or (X, y) or (X, y, weights). early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new
+    order every epoch. backend, threads: see get_backend; no number depends on threads. dtype: "float32" or "float64".
+    seed: of weights, orders, masks and split; None draws one.
     callbacks: called with an EpochRecord after every epoch; one that returns True ends the run.
     initial_parameters, initial_state: the flat vectors to start from, such as a model's parameters and state. orders:
     called with the epoch's number from 0, returns the order of its rows. inputs, targets: encodings between the user's
@@ -95,7 +95,7 @@ def train(
     rate = chosen_optimizer.learning_rate if learning_rate is None else learning_rate
     check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
     input_scale = check_number(input_scale, "input_scale", 0, above=True)
-    epochs = check_count(epochs, "epochs")
+    epochs, shuffle = check_integer(epochs, "epochs"), check_flag(shuffle, "shuffle")
     if early_stopping is True:
         early_stopping = EarlyStopping()
     elif early_stopping is not False and not isinstance(early_stopping, EarlyStopping):
@@ -137,7 +137,7 @@ def train(
         early_stopping.check_monitor(held_out is not None, targets)
     if batch_size == "full":
         batch_size = training.n_rows
-    batch = min(check_count(batch_size, "batch_size (or 'full')"), training.n_rows)
+    batch = min(check_integer(batch_size, "batch_size (or 'full')"), training.n_rows)
     plan = make_plan(network, planned_rows(batch, training.n_rows))
     parameters = plan.initial_parameters(seed) if initial_parameters is None else initial_parameters
     parameters = check_vector(parameters, plan.parameter_count, dtype, "initial_parameters")

@@ -16,7 +16,7 @@ def _in_an_empty_directory(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def _compiling_is_no_news(monkeypatch):
     """Whether kernels were compiled before decides nothing here but for test_announcements.py."""
-    monkeypatch.setattr("nnfast.backends.numba.program._announced", {np.dtype("float32"), np.dtype("float64")})
+    monkeypatch.setattr("nnfast.backends.numba.announcement.announce", lambda plan, dtype: None)
 
 
 @pytest.fixture

@@ -29,7 +29,7 @@ from tests.cli.results import FAST, assert_refused
         (("digits", "--task", "clustering"), ("task",)),
         (("digits", "--dtype", "float16"), ("dtype must be one of float32, float64",)),
         (("digits", "--batch-size", "half"), ("--batch-size", "'full'")),
-        (("digits", "--seed", "-1"), ("seed must lie in [0, 2**64)",)),
+        (("digits", "--seed", "-1"), ("seed must be an integer from 0 up to 18446744073709551615, got -1",)),
         (("digits", "--epoch", "5"), ("unrecognized arguments: --epoch 5", "nnfast train --help")),
         (("digits", "--config", "nosuch.toml"), ("nosuch.toml: No such file",)),
         (("digits", "--learning-rate", "nan"), ("learning_rate must be a finite number",)),

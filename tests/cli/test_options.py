@@ -6,7 +6,7 @@ import inspect
 
 import pytest
 
-from nnfast import get_optimizer, get_schedule, multilayer_perceptron
+from nnfast import Model, get_optimizer, get_schedule, multilayer_perceptron
 from nnfast.cli import _parse
 from nnfast.cli.options import (
     DATA_SETTINGS,
@@ -14,11 +14,11 @@ from nnfast.cli.options import (
     ROWS,
     as_options,
     brought,
-    format_choice,
     merge,
-    parse_choice,
     read_config,
 )
+from nnfast.formulas.choices import format_choice, parse_choice
+from nnfast.formulas.losses import get_loss
 from nnfast.networks.named import TRAINING_SETTINGS
 from nnfast.training.stopping import EarlyStopping
 from nnfast.training.train import train
@@ -45,7 +45,10 @@ def test_threads_are_of_a_machine_and_no_part_of_a_run(nnfast, tmp_path):
             assert max(used) == threads
     assert "threads" not in read_config("a/config.toml")
     for command, arguments in {"train": ("digits",), "predict": ("a", "digits"), "evaluate": ("a", "digits")}.items():
-        for wrong, phrase in ((0, "threads must lie in 1..1024, got 0"), ("many", "--threads: must be an integer")):
+        for wrong, phrase in (
+            (0, "threads must be a positive integer up to 1024, got 0"),
+            ("many", "--threads: must be an integer"),
+        ):
             assert_refused(nnfast(command, *arguments, "--threads", wrong), phrase, command=command)
     (tmp_path / "run.toml").write_text('data = "digits"\nthreads = "all"\n')
     assert_refused(nnfast("train", "--config", "run.toml"), "run.toml: threads must be an integer, got 'all'")
@@ -146,6 +149,26 @@ def test_a_malformed_choice_is_refused(nnfast, text):
     assert_refused(nnfast("train", "digits", "--optimizer", text), "NAME:OPTION=VALUE", repr(text))
 
 
+def test_a_loss_s_constant_reaches_the_run_and_its_file(nnfast, houses):
+    options = ("--target", "price", "--backend", "numpy", "--epochs", 2, "--hidden", 4)
+    losses = {}
+    for text in ("huber", "huber:delta=0.25"):
+        assert nnfast("train", houses, *options, "--loss", text, "--out", "a")[0] == 0
+        losses[text] = (tuple(Model.load("a/model.safetensors").history.loss), read_config("a/config.toml")["loss"])
+        assert Model.load("a/model.safetensors").loss == get_loss(text)
+    assert losses["huber"][0] != losses["huber:delta=0.25"][0]
+    assert [written for _, written in losses.values()] == ["huber:delta=1.0", "huber:delta=0.25"]
+    assert nnfast("train", "--config", "a/config.toml", "--out", "b")[0] == 0
+    assert tuple(Model.load("b/model.safetensors").history.loss) == losses["huber:delta=0.25"][0]
+    for wrong, phrase in (
+        ("huber:dalta=2", "loss 'huber' has no option 'dalta'; it has: delta"),
+        ("huber:delta=0", "delta of loss 'huber' must be a finite number above 0, got 0"),
+        ("squared_error:delta=2", "loss 'squared_error' has no option 'delta'; it has: none"),
+        ("huber:delta", "loss must be NAME or NAME:OPTION=VALUE,..."),
+    ):
+        assert_refused(nnfast("train", houses, *options, "--loss", wrong), phrase)
+
+
 def test_every_option_reaches_the_run(nnfast, monkeypatch):
     seen = {}
 
@@ -181,7 +204,7 @@ def test_help_of_train_names_what_there_is(nnfast):
     for option in ROWS.values():
         assert ("[[layers]]" if option.name == "layers" else option.flag) in out
         assert option.kind != FLAG or not option.is_about_run or f"--no-{option.flag[2:]}" in out
-    for name in ("relu", "cross_entropy", "glorot_uniform", "adamw(", "cosine("):
+    for name in ("relu", "cross_entropy", "glorot_uniform", "adamw(", "cosine(", "huber(delta)"):
         assert name in out
     text = " ".join(out.split())
     for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items():

@@ -59,13 +59,13 @@ def test_a_container_s_quota_limits_the_count(
 @pytest.mark.parametrize("threads", [0, -3, 1025])
 def test_a_count_out_of_range_is_refused(threads: int) -> None:
     for name in ("numba", "numpy", "auto"):
-        with pytest.raises(ValueError, match=rf"threads must lie in 1\.\.1024, got {threads}"):
+        with pytest.raises(ValueError, match=rf"threads must be a positive integer up to 1024, got {threads}"):
             get_backend(name, threads)
 
 
 @pytest.mark.parametrize("threads", [True, "2", 2.0, [2]])
 def test_a_count_that_is_no_integer_is_refused(threads: Any) -> None:
-    with pytest.raises(TypeError, match="threads must be a positive integer or None, got"):
+    with pytest.raises(TypeError, match="threads must be a positive integer, got"):
         get_backend("numba", threads)
 
 

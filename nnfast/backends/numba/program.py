@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-import logging
 import math
-import sys
 from collections.abc import Callable
 from functools import cache
 from typing import Any
@@ -18,10 +16,8 @@ from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
 from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
+from . import announcement
 from .table import Table
-
-logger = logging.getLogger("nnfast.numba")
-
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
@@ -53,7 +49,7 @@ class NumbaProgram(HostProgram):
         self._formulas = formulas
         self._threads = threads
         dtype = recipe.dtype
-        announce(dtype)
+        announcement.announce(plan, dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
         self._gradient = aligned_zeros(self._parameters.shape, dtype)
         self._zeros = np.zeros(max(max(op.inputs.shape[1], op.outputs.shape[1]) for op in plan.operations), dtype)
@@ -288,23 +284,3 @@ def entry_point(name: str, dtype: np.dtype[Any], checked: bool = False) -> Calla
         call(*arguments)
 
     return checked_call if checked else call
-
-
-_announced: set[np.dtype[Any]] = set()
-
-
-def announce(dtype: np.dtype[Any]) -> None:
-    """Say once that the kernels of a dtype will be compiled, if they have to be.
-
-    In the log, which the command line shows; on a terminal also where nobody listens to the log.
-    """
-    from ...kernels.cpu import compilation
-
-    if dtype in _announced:
-        return
-    _announced.add(dtype)
-    if not compilation.is_compiled("run_steps", dtype):
-        message = f"nnfast: compiling the CPU kernels for {dtype.name} (once; 5 to 10 seconds)"
-        logger.info(message)
-        if sys.stderr.isatty() and not logger.hasHandlers():
-            print(message, file=sys.stderr, flush=True)
