@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nnfast.data import EMBEDDED, load_dataset, load_inputs
+from nnfast.data import EMBEDDED, FASHION_CLASSES, load_dataset, load_inputs
 from nnfast.data.readers import read_csv, read_npz
 from nnfast.data.table import Table
 
@@ -305,8 +305,22 @@ def test_the_embedded_sets_are_what_they_say(name, shapes, dtype, input_scale):
 
 def test_fashion_mini_has_every_class_equally_often():
     data = load_dataset("fashion-mini")
-    assert np.bincount(data.y_train).tolist() == [80] * 10
-    assert np.bincount(data.y_test).tolist() == [20] * 10
+    for labels, times in ((data.y_train, 80), (data.y_test, 20)):
+        names, counts = np.unique(labels, return_counts=True)
+        assert set(names) == set(data.class_names) == set(FASHION_CLASSES)
+        assert counts.tolist() == [times] * 10
+
+
+def test_fashion_mini_s_classes_are_named_as_its_pictures_show():
+    """Told from the pictures: trousers and dresses are tall, footwear is flat, a bag is as wide as it is high."""
+    data = load_dataset("fashion-mini")
+
+    def extent(name, axis):
+        return (data.x_train[data.y_train == name].max(axis=axis) > 50).sum(axis=1).mean()
+
+    widths, heights = ({name: extent(name, axis) for name in FASHION_CLASSES} for axis in (1, 2))
+    assert sorted(FASHION_CLASSES, key=widths.get)[:2] == ["Trouser", "Dress"]
+    assert set(sorted(FASHION_CLASSES, key=heights.get)[:2]) == {"Sneaker", "Sandal"}
 
 
 def test_xor_is_the_tutorials(npz_file):

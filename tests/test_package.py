@@ -74,7 +74,7 @@ sys.exit(main(["train", "digits", "--epochs", "2"]))
 def test_every_public_name_is_there() -> None:
     for name in nnfast.__all__:
         assert getattr(nnfast, name) is not None
-    assert set(nnfast.__all__) <= set(dir(nnfast))
+    assert sorted(dir(nnfast)) == sorted([*nnfast.__all__, "__version__"]), "and nothing else is offered"
     with pytest.raises(AttributeError, match="no attribute 'Conv9D'"):
         _ = nnfast.Conv9D  # type: ignore[attr-defined]
 

@@ -76,6 +76,19 @@ def test_confusion_matrix_counts_true_lines_and_predicted_columns():
     ]
 
 
+def test_confusion_matrix_numbers_its_columns_where_names_would_not_fit():
+    arguments = (["ant", "beetle"], ["beetle", "beetle"], ["ant", "beetle"])
+    wide = confusion_matrix(*arguments)
+    assert wide == confusion_matrix(*arguments, width=len(wide.splitlines()[0]))
+    assert [
+        line.split() for line in confusion_matrix(*arguments, width=len(wide.splitlines()[0]) - 1).splitlines()
+    ] == [
+        ["true", "\\", "predicted", "1", "2"],
+        ["ant", "=", "1", "0", "1"],
+        ["beetle", "=", "2", ".", "1"],
+    ]
+
+
 def test_confusion_matrix_lines_are_aligned():
     lines = confusion_matrix(np.array([1, 10]), np.array([10, 10]), np.array([1, 10])).splitlines()
     assert len({len(line) for line in lines}) == 1
@@ -97,6 +110,11 @@ def test_mistaken_images_are_drawn_under_both_labels_and_right_ones_are_not(shap
     else:
         np.testing.assert_array_equal(drawn, image)
     assert png(figure).startswith(b"\x89PNG")
+
+
+def test_long_names_above_a_mistaken_image_stand_in_two_lines():
+    figure = mistaken_images(np.zeros((2, 3, 3)), ["Ankle boot", "Bag"], ["T-shirt/top", "Coat"])
+    assert [axes.get_title() for axes in figure.axes] == ["Ankle boot,\npredicted T-shirt/top", "Bag,\npredicted Coat"]
 
 
 def test_of_many_mistakes_some_are_drawn_and_without_any_none():

@@ -9,10 +9,12 @@ import argparse
 import importlib
 import os
 import sys
+import traceback
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from .. import __version__
+from ..support.debugging import is_debugging
 from .exit_codes import DIVERGED, EXIT_CODES, INTERRUPTED, READER_GONE, UNAVAILABLE, USAGE
 from .log import listening
 from .options import ROWS, add_debug_arguments, add_train_arguments, known_names
@@ -55,6 +57,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = _exit_code(error)
         if code is None:
             raise
+        if is_debugging():
+            traceback.print_exc()
         print(f"{name}: error: {_one_line(error)}", file=sys.stderr)
         return code
 
@@ -92,7 +96,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     parser = Parser(
         prog="nnfast",
         description="Trains feedforward neural networks fast, on NumPy, Numba or CUDA.",
-        epilog=EXIT_CODES,
+        epilog=f"{EXIT_CODES} With NNFAST_DEBUG=1 in the environment, an error shows its traceback.",
         allow_abbrev=False,
     )
     parser.add_argument("--version", action="version", version=f"nnfast {__version__}")

@@ -10,8 +10,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from ..backends import get_backend
-from ..data import EMBEDDED, Inputs, Table, load_dataset, load_inputs
+from ..data import EMBEDDED, Dataset, Inputs, Table, load_dataset, load_inputs
 from ..data.table import listed
 from ..data.targets import ClassTargets
 from ..models.model import Model
@@ -67,6 +69,7 @@ def evaluate_command(arguments: argparse.Namespace) -> int:
         elif is_own:
             note("these rows were trained on: no part was held out to test with")
     _check_kind(part.X, model)
+    part = _with_the_model_s_labels(part, dataset, model)
     scores = model.evaluate(part.X, part.y)
     backend = get_backend(model.backend).name
     if arguments.json:
@@ -96,6 +99,14 @@ def _check_kind(inputs: Inputs, model: Model) -> None:
         raise ValueError(f"this model was trained on an array, not on a CSV: give an .npz file with X of ({shape})")
     if not isinstance(inputs, Table) and encoding is not None and encoding.categories:
         raise ValueError(f"this model was trained on a CSV: give one with the columns {listed(encoding.names or ())}")
+
+
+def _with_the_model_s_labels(part: Part, dataset: Dataset, model: Model) -> Part:
+    """Named classes as numbers, for a model that was trained when the data set had numbers."""
+    knows_numbers = isinstance(model.targets, ClassTargets) and model.targets.classes.dtype.kind != "U"
+    if dataset.class_names is None or not knows_numbers:
+        return part
+    return Part(part.X, np.array([dataset.class_names.index(name) for name in part.y]))
 
 
 def _is_same_data(data: str, trained_on: str | None) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Mapping
 
@@ -35,4 +36,5 @@ def show_predictions(model: Model, part: Part) -> None:
         from ..reports.figures import confusion_matrix
 
         truth = model.targets.decode(model.targets.encode(part.y))
-        print(confusion_matrix(truth, model.predict(part.X), model.targets.classes), end="\n\n")
+        width = shutil.get_terminal_size().columns
+        print(confusion_matrix(truth, model.predict(part.X), model.targets.classes, width), end="\n\n")

@@ -18,6 +18,11 @@ __all__ = ["EMBEDDED", "Dataset", "Table", "load_dataset", "load_inputs"]
 
 Inputs = NDArray[Any] | Table
 
+# fashion-mini's classes, in the order of the numbers that its file, and models of earlier versions, have for them
+FASHION_CLASSES = (
+    "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
+)  # fmt: skip
+
 
 @dataclass(frozen=True, eq=False)
 class Dataset:
@@ -27,7 +32,8 @@ class Dataset:
     float32, float64). y_train, y_test: (n_samples,) or (n_samples, k), in the user's own labels and units.
     feature_names: the columns' names before encoding, where they have some. input_scale: what the network
     multiplies its input by: 1/255 for bytes of images. standardize: whether the inputs are meant for an
-    `InputEncoding`; images and the embedded sets are not.
+    `InputEncoding`; images and the embedded sets are not. class_names: for labels that are names of numbers, the
+    names in the order of the numbers.
     """
 
     name: str
@@ -39,6 +45,7 @@ class Dataset:
     feature_names: tuple[str, ...] | None = None
     input_scale: float = 1.0
     standardize: bool = False
+    class_names: tuple[str, ...] | None = None
 
 
 def _load_digits() -> Dataset:
@@ -49,8 +56,11 @@ def _load_digits() -> Dataset:
 
 def _load_fashion_mini() -> Dataset:
     arrays = _read_embedded("fashion_mini.npz")
-    assert arrays.y_train is not None
-    return Dataset("fashion-mini", arrays.x_train, arrays.y_train, arrays.x_test, arrays.y_test, input_scale=1 / 255)
+    y_train, y_test = (np.array(FASHION_CLASSES)[labels] for labels in (arrays.y_train, arrays.y_test))
+    return Dataset(
+        "fashion-mini", arrays.x_train, y_train, arrays.x_test, y_test, input_scale=1 / 255,
+        class_names=FASHION_CLASSES,
+    )  # fmt: skip
 
 
 def _load_xor() -> Dataset:
@@ -61,7 +71,7 @@ def _load_xor() -> Dataset:
 
 EMBEDDED: dict[str, Callable[[], Dataset]] = {
     "digits": _load_digits,  # 1797 images, 8 x 8, values 0..16, 10 classes, no test part
-    "fashion-mini": _load_fashion_mini,  # 800 + 200 images, 28 x 28, 10 classes
+    "fashion-mini": _load_fashion_mini,  # 800 + 200 images, 28 x 28, the names of 10 classes
     "xor": _load_xor,  # 4 rows
 }
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from ..models.history import History
 
 MAX_MISTAKES, MAX_FILTERS = 25, 64
+MAX_TITLE = 24  # characters in a line above a tile
 LOG_SCALE_FROM = 10.0  # losses whose largest is this many times their smallest are drawn on a logarithmic scale
 
 
@@ -64,6 +65,8 @@ def mistaken_images(images: NDArray[Any], true: ArrayLike, predicted: ArrayLike,
         return None
     shown = wrong[:MAX_MISTAKES]
     titles = [f"{truth[row]}, predicted {guesses[row]}" for row in shown]
+    if max(map(len, titles)) > MAX_TITLE:
+        titles = [title.replace(", predicted", ",\npredicted") for title in titles]
     heading = f"{title + ': ' if title else ''}{len(shown)} of {len(wrong)} mistaken images in {len(truth)}"
     return _grid([_pixels(images[row]) for row in shown], titles, heading, columns=5)
 
@@ -139,21 +142,32 @@ def predictions_table(true: ArrayLike, predicted: ArrayLike) -> str:
     return _aligned([header, *zip(*map(_cells, columns), strict=True)])
 
 
-def confusion_matrix(true: ArrayLike, predicted: ArrayLike, classes: ArrayLike) -> str:
+def confusion_matrix(true: ArrayLike, predicted: ArrayLike, classes: ArrayLike, width: int | None = None) -> str:
     """How many rows of each true class (lines) were predicted as each class (columns).
 
-    true, predicted: labels, (n_rows,); classes: all labels that may occur, sorted.
+    true, predicted: labels, (n_rows,); classes: all labels that may occur, sorted. width: of the terminal; where the
+    labels make wider lines, the columns are numbered and the lines say which number is whose.
     """
     labels = np.asarray(classes)
     counts = np.zeros((len(labels), len(labels)), dtype=np.int64)
     np.add.at(counts, (np.searchsorted(labels, true), np.searchsorted(labels, predicted)), 1)
-    header = ["true \\ predicted", *map(str, labels)]
+    names = [*map(str, labels)]
+    text = _counts_table(counts, names, names)
+    if width is not None and len(text.partition("\n")[0]) > width:
+        numbers = [str(number) for number in range(1, len(names) + 1)]
+        text = _counts_table(
+            counts, [f"{name} = {number}" for name, number in zip(names, numbers, strict=True)], numbers
+        )
+    return text
+
+
+def _counts_table(counts: NDArray[np.int64], names: Sequence[str], columns: Sequence[str]) -> str:
     # A zero off the diagonal is the good news: a dot keeps the mistakes in sight.
     lines = [
-        [str(label), *(str(count) if count or row == column else "." for column, count in enumerate(line))]
-        for row, (label, line) in enumerate(zip(labels, counts, strict=True))
+        [name, *(str(count) if count or row == column else "." for column, count in enumerate(line))]
+        for row, (name, line) in enumerate(zip(names, counts, strict=True))
     ]
-    return _aligned([header, *lines])
+    return _aligned([["true \\ predicted", *columns], *lines])
 
 
 def _cells(column: NDArray[Any]) -> list[str]:

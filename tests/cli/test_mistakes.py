@@ -138,3 +138,24 @@ def test_a_fault_of_ours_keeps_its_traceback(monkeypatch):
     monkeypatch.setattr("nnfast.cli.train.prepare", broken)
     with pytest.raises(RuntimeError, match="a bug"):
         main(["train", "digits"])
+
+
+@pytest.mark.parametrize("value", ["1", "yes", "0", "", None])
+def test_nnfast_debug_shows_the_traceback_of_an_error(nnfast, monkeypatch, value):
+    monkeypatch.delenv("NNFAST_DEBUG", raising=False)
+    if value is not None:
+        monkeypatch.setenv("NNFAST_DEBUG", value)
+    code, out, err = nnfast("train", "digits", "--activation", "rleu")
+    *trace, line = err.splitlines()
+    assert (code, out) == (2, "")
+    assert line.startswith("nnfast train: error: unknown activation 'rleu'")
+    if value in ("1", "yes"):
+        assert trace[0] == "Traceback (most recent call last):"
+        assert "get_activation" in "".join(trace)
+        assert trace[-1].startswith("ValueError: unknown activation 'rleu'")
+    else:
+        assert trace == []
+
+
+def test_help_names_the_variable_that_shows_tracebacks(nnfast):
+    assert "NNFAST_DEBUG=1" in nnfast("--help")[1]

@@ -7,11 +7,14 @@ import sys
 import tomllib
 from pathlib import Path
 
+import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
-from nnfast import Model
+from nnfast import Model, multilayer_perceptron, train
 from nnfast.cli.options import ROWS, read_config
 from nnfast.cli.run_directory import RunDirectory
+from nnfast.data import FASHION_CLASSES, load_dataset
 from tests.cli.results import FAST, last_json
 
 
@@ -175,3 +178,44 @@ def test_a_terminal_sees_network_backend_progress_and_confusion_matrix(nnfast, m
     code, out, err = nnfast("train", "digits", *FAST, "--quiet")
     assert err == ""
     assert out.count("\n") == 1
+
+
+def test_fashion_mini_is_predicted_by_name(nnfast, monkeypatch):
+    options = ("--backend", "numpy", "--epochs", 2, "--hidden", "16")
+    assert nnfast("train", "fashion-mini", *options, "--out", "a")[0] == 0
+    _, out, _ = nnfast("predict", "a", "fashion-mini")
+    assert set(out.splitlines()[1:]) <= set(FASHION_CLASSES)
+    _, out, _ = nnfast("predict", "a", "fashion-mini", "--proba")
+    assert set(out.splitlines()[0].split(",")) == set(FASHION_CLASSES)
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    _, out, _ = nnfast("evaluate", "a", "fashion-mini")
+    assert all(name in out for name in FASHION_CLASSES)
+
+
+def test_a_model_that_knows_fashion_mini_by_numbers_is_still_measured(nnfast, tmp_path):
+    """As it was trained before the data set had names for its classes."""
+    data = load_dataset("fashion-mini")
+    numbers = [np.array([FASHION_CLASSES.index(name) for name in y]) for y in (data.y_train, data.y_test)]
+    network = multilayer_perceptron((28, 28), [16], 10, output_activation="softmax")
+    model = train(network, data.x_train, numbers[0], input_scale=data.input_scale, epochs=3, backend="numpy")
+    model.save(tmp_path / "model.safetensors")
+    code, out, err = nnfast("evaluate", "model.safetensors", "fashion-mini", "--backend", "numpy", "--json")
+    assert (code, err) == (0, "")
+    assert last_json(out)["accuracy"] == model.evaluate(data.x_test, numbers[1])["accuracy"]
+    _, out, _ = nnfast("predict", "model.safetensors", "fashion-mini", "--backend", "numpy")
+    assert out.splitlines()[1:] == [str(label) for label in model.predict(data.x_test)]
+
+
+def test_a_repeated_run_s_files_differ_in_seconds_and_their_place_alone(nnfast):
+    assert nnfast("train", "digits", *FAST, "--out", "a")[0] == 0
+    assert nnfast("train", "--config", "a/config.toml", "--out", "b")[0] == 0
+    one, other = (load_file(f"{name}/model.safetensors") for name in "ab")
+    assert one.keys() == other.keys()
+    assert {name for name in one if one[name].tobytes() != other[name].tobytes()} <= {"history.seconds"}
+    one, other = (Path(name, "config.toml").read_text().splitlines() for name in "ab")
+    assert one[1:] == other[1:]
+    assert one[0].replace(" a/", " b/") == other[0]
+    lines = [[json.loads(line) for line in Path(name, "metrics.jsonl").read_text().splitlines()] for name in "ab"]
+    assert [line | {"seconds": 0} for line in lines[0]] == [line | {"seconds": 0} for line in lines[1]]
+    for picture in ("loss.png", "mistakes.png"):
+        assert Path("a", picture).read_bytes() == Path("b", picture).read_bytes()
