@@ -21,7 +21,7 @@ import sys
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, assert_never
 
 import numpy as np
 from numpy.typing import NDArray
@@ -33,7 +33,14 @@ from ..backends.numpy.layers import pad, taps
 from ..backends.numpy.program import NumpyProgram
 from ..formulas.activations import Activation
 from ..networks.windows import Window
-from ..plans.operations import PoolingOperation, Span
+from ..plans.operations import (
+    BatchNormOperation,
+    ConvolutionOperation,
+    DenseOperation,
+    DropoutOperation,
+    PoolingOperation,
+    Span,
+)
 from ..plans.recipe import Recipe
 from ..support.checks import check_dtype, check_integer
 from ..support.threads import thread_count
@@ -139,14 +146,21 @@ def kink_distances(program: NumpyProgram, source: Source) -> NDArray[np.float64]
     """
     nearest = np.full(source.n_rows, np.inf)
     for op, passed in program.trace(source):
-        if isinstance(op, PoolingOperation) and op.kind == "max":
-            numbers = passed.inputs
-            distances = _leads(numbers, op.window)
-            distances[distances == 0] = np.inf
-        elif op.layer.function and _has_kink(op.layer.function):
-            numbers, distances = passed.z, abs(passed.z)
-        else:
-            continue
+        match op:
+            case PoolingOperation():
+                if op.kind != "max":
+                    continue
+                numbers = passed.inputs
+                distances = _leads(numbers, op.window)
+                distances[distances == 0] = np.inf
+            case DenseOperation() | ConvolutionOperation() | BatchNormOperation():
+                if not _has_kink(op.layer.function):
+                    continue
+                numbers, distances = passed.z, abs(passed.z)
+            case DropoutOperation():
+                continue
+            case _:
+                assert_never(op)
         scale = np.sqrt(np.square(numbers).mean())
         nearest = np.minimum(nearest, distances.reshape(len(nearest), -1).min(axis=1) / scale)
     return nearest
