@@ -270,22 +270,22 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
     rows, outputs = source.n_rows, plan.targets.shape[1]
     if most_rows is not None and rows > most_rows:
         raise ValueError(f"{rows} rows in one batch, but the plan has room for {most_rows}: make_plan(network, {rows})")
-    _check_array("inputs", source.inputs, (rows, plan.inputs.shape[1]), is_sparse=source.is_sparse)
-    labels = targets = source.targets
-    if labels is not None and labels.ndim == 1:
-        _check_array("targets", labels, (rows,))
-        if _leave(labels, outputs):
-            raise ValueError(f"class labels must lie in [0, {outputs}), got {labels.min()} to {labels.max()}")
-    elif targets is not None:
-        _check_array("targets", targets, (rows, outputs))
+    _check_array("inputs", source.inputs, (rows, plan.inputs.shape[1]))
+    targets = source.targets
+    if targets is not None:
+        are_labels = targets.ndim == 1
+        _check_array("targets", targets, (rows,) if are_labels else (rows, outputs))
+        if are_labels and _leave(targets, outputs):
+            raise ValueError(f"class labels must lie in [0, {outputs}), got {targets.min()} to {targets.max()}")
     if source.sample_weight is not None:
         _check_array("sample_weight", source.sample_weight, (rows,))
 
 
-def _check_array(name: str, array: Any, shape: tuple[int, ...], is_sparse: bool = False) -> None:
+def _check_array(name: str, array: Any, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, but the program takes {shape}")
-    if not (is_sparse or array.flags.c_contiguous):
+    flags = getattr(array, "flags", None)  # which sparse rows do not have
+    if flags is not None and not flags.c_contiguous:
         raise ValueError(f"{name} must be in C order: np.ascontiguousarray({name})")
 
 

@@ -95,7 +95,7 @@ def check_state(plan: Plan, state: NDArray[Any]) -> None:
 
 
 def converted(values: Any, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """The values in `dtype` and C order, where they are; not copied if they are so already.
+    """The values in `dtype` and C order, on the device that they are on; not copied if they are so already.
 
     Raises ValueError, with row and column, for a NaN, an infinity, and a number that `dtype` has no room for.
     """
