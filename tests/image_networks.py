@@ -78,6 +78,10 @@ IMAGE_NETWORKS: dict[str, tuple[Network, int]] = {
         Network((5, 5), [Conv2D(2, 3, activation="tanh"), Flatten(), LayerNorm(activation="gelu"), Dense(3)]),
         5,
     ),
+    "dropout, which a gradient leaves out": (
+        Network((5, 4, 2), [Dropout(0.4), Conv2D(3, 2, activation="tanh"), Dropout(0.2), Flatten(), Dense(3)]),
+        5,
+    ),
     "all of them": (
         Network(
             (12, 11, 2),

@@ -179,6 +179,8 @@ def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
             x = functional.conv2d(padded(x, w, 0.0), W, bias, strides, 0, dilations, w.groups)
         elif isinstance(layer, Flatten):
             x = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
+        elif isinstance(layer, Dropout):
+            pass  # gradients are computed without it
         elif isinstance(layer, LayerNorm):
             x = functional.layer_norm(x, x.shape[1:], take(op.gamma), take(op.beta), layer.epsilon)
         elif isinstance(layer, BatchNorm):

@@ -65,11 +65,11 @@ def cases_of(file: str) -> tuple[str, tuple[Case, ...]]:
     """The path on which a file of the backend or its kernels is exercised, and the cases."""
     if Path(file).name in IMAGE_FILES:
         return "wide", IMAGE_CASES
-    if Path(file).name == "layer_norm.cu":
-        return "wide", LAYER_NORM_CASES
+    if Path(file).name in WIDE_FILES:
+        return "wide", WIDE_CASES
     if "narrow" in file or "layout" in file:
         return "narrow", CASES
-    return "wide", (*CASES, *LAYER_NORM_CASES)
+    return "wide", (*CASES, *WIDE_CASES)
 
 
 def compiled_text(file: str, text: str) -> str:
@@ -231,8 +231,9 @@ CASES = (
     ),
 )
 
-# Of the wide path alone
-LAYER_NORM_CASES = (
+WIDE_FILES = {"layer_norm.cu"}  # of flat rows, which the narrow path does not take
+
+WIDE_CASES = (
     # several blocks, rows wider than a warp
     Case(
         Network(5, [Dense(35), LayerNorm(0.1, "silu"), Dense(3), LayerNorm(activation="tanh"), Dense(2)]),
