@@ -18,7 +18,7 @@ from numba.extending import intrinsic
 
 from nnfast.backends.environment import gather
 from nnfast.backends.numpy import layers as numpy_layers
-from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, pooling
+from nnfast.kernels.cpu import batch_norm, convolution, convolution_gradient, layer_norm, pooling
 from nnfast.kernels.cpu.catalogue import kernel
 from nnfast.kernels.cpu.options import OPTIONS
 from nnfast.kernels.cpu.registers import group_size
@@ -188,6 +188,38 @@ def batch_norms() -> Iterator[Case]:
         yield from cases
 
 
+def layer_norms(n: int, units: int) -> Iterator[Case]:
+    x, delta = draw(n, units), draw(n, units)
+    vector, at = workspace_of(x, delta, x, x, np.zeros(n), np.zeros(n))
+    epsilon = np.array([1e-5])
+    row = layer_norm.layer_norm_row(
+        x=at[0], delta=at[1], z=at[2], dx=at[3], mean=at[4], inverse_deviation=at[5], gamma=0, beta=units,
+        features=units, epsilon=epsilon.ctypes.data,
+    )  # fmt: skip
+    parameters, gradient = draw(2 * units), np.zeros(2 * units, T)
+    one_pass = (row, parameters, gradient, vector, n, 0, n)
+    calls = {
+        "LayerNorm": ("forward", one_pass, 2),
+        "its sums": ("sums", (row, gradient, vector, 0, n, 0, 2 * units), 2),
+        "its gradient": ("backward", one_pass, 3),
+    }
+    repeats = {}
+    for name, (way, arguments, arrays) in calls.items():
+        repeat = partial(repeat_void, kernel(f"layer_norm_{way}", T).address, arguments)
+        repeat(1)
+        repeats[name] = Case(name, f"{n} x {units}", repeat, x.size, 4 * arrays * x.size)
+    mean, inverse_deviation = numpy_layers.row_statistics(x, T.type(1e-5))
+    u, gamma = (x - mean) * inverse_deviation, parameters[:units]
+    for name, result, expected in (
+        ("z", vector[at[2] :], u * gamma + parameters[units:]),
+        ("sums", gradient, np.concatenate([(delta * u).sum(axis=0), delta.sum(axis=0)])),
+        ("dx", vector[at[3] :], numpy_layers.row_normalisation_gradient(u, inverse_deviation, gamma, delta)),
+    ):
+        check(f"{name} of LayerNorm", result[: expected.size], expected.ravel())
+    vector[at[1] : at[1] + delta.size] *= 1e-6  # the sums grow with every call
+    yield from repeats.values()
+
+
 def conversions(n: int, size: int) -> Iterator[Case]:
     x = draw(n, size)
     groups, back = np.zeros(-(-n // LANES) * LANES * size, T), np.zeros_like(x)
@@ -248,7 +280,7 @@ def main() -> None:
         rates = f"{rate / 1e9:.1f} | {rate / most:.0%}"
         print(f"| {case.kernel} | {case.shape} | {1e6 * seconds:.1f} | {rates} |", flush=True)
     print("\n| kernel | shape | us | ns / element | GB/s |\n|---|---|--:|--:|--:|")
-    for case in (*pools(), *batch_norms(), *conversions(64, 784), *conversions(64, 256)):
+    for case in (*pools(), *batch_norms(), *layer_norms(200, 100), *conversions(64, 784), *conversions(64, 256)):
         seconds = seconds_of(case)
         rates = f"{1e9 * seconds / case.elements:.2f} | {case.bytes / seconds / 1e9:.1f}"
         print(f"| {case.kernel} | {case.shape} | {1e6 * seconds:.2f} | {rates} |", flush=True)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
         Dropout,
         Flatten,
         GlobalAveragePool2D,
+        LayerNorm,
         MaxPool2D,
     )
     from .networks.named import lenet5
@@ -52,6 +53,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "Dropout",
         "Flatten",
         "GlobalAveragePool2D",
+        "LayerNorm",
         "MaxPool2D",
     ),
     "networks.named": ("lenet5",),
@@ -67,7 +69,7 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "Network", "Dense", "Dropout", "Flatten", "Conv2D", "MaxPool2D", "AveragePool2D", "GlobalAveragePool2D",
-    "BatchNorm", "multilayer_perceptron", "lenet5", "train", "Model", "History", "EpochRecord",
+    "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
     "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
     "MLPRegressor",

@@ -1,4 +1,4 @@
-"""Networks with image layers and BatchNorm, each with a number of rows: what backends and derivations are held to."""
+"""Networks with image layers, BatchNorm and LayerNorm, each with a number of rows, to hold backends and formulas to."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from nnfast.networks.layers import (
     Flatten,
     GlobalAveragePool2D,
     Layer,
+    LayerNorm,
     MaxPool2D,
 )
 from nnfast.networks.network import Network
@@ -68,6 +69,19 @@ IMAGE_NETWORKS: dict[str, tuple[Network, int]] = {
     ),
     "batch norm without a convolution": (Network((3, 4, 2), [BatchNorm(), Flatten(), Dense(3)]), 5),
     "batch norm of one value": (Network(4, [Dense(3), BatchNorm(activation="tanh"), Dense(3)]), 1),
+    "layer norm": (
+        Network(6, [Dense(5), LayerNorm(activation="relu"), Dense(37), LayerNorm(0.1, "silu"), Dense(3)]),
+        19,
+    ),
+    "layer norm of the input": (Network(6, [LayerNorm(), Dense(3)]), 9),
+    "layer norm after a convolution": (
+        Network((5, 5), [Conv2D(2, 3, activation="tanh"), Flatten(), LayerNorm(activation="gelu"), Dense(3)]),
+        5,
+    ),
+    "dropout, which a gradient leaves out": (
+        Network((5, 4, 2), [Dropout(0.4), Conv2D(3, 2, activation="tanh"), Dropout(0.2), Flatten(), Dense(3)]),
+        5,
+    ),
     "all of them": (
         Network(
             (12, 11, 2),

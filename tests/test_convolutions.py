@@ -17,7 +17,7 @@ from nnfast.backends import Program, Source, get_backend
 from nnfast.backends.numpy import layers
 from nnfast.formulas.losses import LOSSES
 from nnfast.formulas.optimizers import sgd
-from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, LayerNorm, MaxPool2D
 from nnfast.networks.network import Network
 from nnfast.networks.windows import Window
 from nnfast.plans.plan import make_plan
@@ -179,6 +179,10 @@ def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
             x = functional.conv2d(padded(x, w, 0.0), W, bias, strides, 0, dilations, w.groups)
         elif isinstance(layer, Flatten):
             x = x.permute(0, 2, 3, 1).flatten(1) if x.dim() == 4 else x
+        elif isinstance(layer, Dropout):
+            pass  # gradients are computed without it
+        elif isinstance(layer, LayerNorm):
+            x = functional.layer_norm(x, x.shape[1:], take(op.gamma), take(op.beta), layer.epsilon)
         elif isinstance(layer, BatchNorm):
             x = functional.batch_norm(x, None, None, take(op.gamma), take(op.beta), training=True, eps=layer.epsilon)
         else:

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast import BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, get_backend, lenet5, train
-from nnfast.backends import Backend
+from nnfast import BatchNorm, Conv2D, Dense, Dropout, Flatten, LayerNorm, MaxPool2D, Network, lenet5, train
+from nnfast.backends import Backend, get_backend
 from nnfast.training.memory import workspace_bytes, workspace_words
 
 NETWORKS = {
@@ -17,6 +17,7 @@ NETWORKS = {
     "one layer": Network(5, [Dense(3, "softmax")]),
     "images": lenet5((16, 17), 3),
     "images, the dense part alone learns": Network((8, 8), [MaxPool2D(2), Flatten(), Dense(3, "softmax")]),
+    "row by row": Network(9, [Dense(33), LayerNorm(activation="gelu"), Dense(3, "softmax")]),
     "normalised": Network((5, 5, 2), [Conv2D(3, 2), BatchNorm(activation="relu"), Flatten(), Dense(3, "softmax")]),
 }
 

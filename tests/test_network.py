@@ -24,6 +24,7 @@ from nnfast.networks.layers import (
     Flatten,
     GlobalAveragePool2D,
     Layer,
+    LayerNorm,
     MaxPool2D,
 )
 from nnfast.networks.network import Network, multilayer_perceptron
@@ -39,6 +40,7 @@ layers = st.one_of(
         st.sampled_from(sorted(INITIALIZERS)),
     ),
     st.builds(Dropout, st.floats(0, 0.99)),
+    st.builds(LayerNorm, st.floats(1e-9, 1), st.sampled_from(HIDDEN)),
 )
 pairs = st.one_of(st.integers(1, 9), st.tuples(st.integers(1, 9), st.integers(1, 9)))
 image_layers = st.one_of(
@@ -148,6 +150,11 @@ REFUSED = {
     "a negative padding": (lambda: Conv2D(3, 3, padding=-1), "padding must be an integer from 0"),
     "a momentum beyond one": (lambda: BatchNorm(1.5), r"momentum must lie in \[0, 1\], got 1.5"),
     "an epsilon of zero": (lambda: BatchNorm(epsilon=0), "epsilon must be a finite number above 0, got 0"),
+    "an epsilon without end": (lambda: LayerNorm(float("inf")), "LayerNorm: epsilon must be a finite number above 0"),
+    "a layer norm of images": (
+        lambda: Network((8, 8, 3), [LayerNorm(), Flatten(), Dense(1)]),
+        r"layer 0 \(LayerNorm\): needs a flat input, got shape \(8, 8, 3\); put Flatten\(\) before it",
+    ),
 }
 
 
@@ -219,6 +226,7 @@ def test_image_layers_print_with_what_differs_from_the_defaults() -> None:
         (MaxPool2D(2), "MaxPool2D(2x2)"),
         (AveragePool2D(3, stride=2), "AveragePool2D(3x3, stride 2x2)"),
         (BatchNorm(), "BatchNorm"),
+        (LayerNorm(), "LayerNorm"),
     ]
     assert [layer.label for layer, _ in layers] == [label for _, label in layers]
 
@@ -236,6 +244,7 @@ SHAPES = [  # input, layer, output, parameters
     ((7, 5, 2), BatchNorm(), (7, 5, 2), 4),
     ((7, 5), BatchNorm(), (7, 5), 2),
     ((7,), BatchNorm(), (7,), 14),
+    ((7,), LayerNorm(), (7,), 14),
 ]
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, LayerNorm, MaxPool2D
 from nnfast.networks.network import Network
 from nnfast.plans.listing import placed_arrays
 from nnfast.plans.operations import (
@@ -29,6 +29,7 @@ layers = st.one_of(
     st.builds(Dense, st.integers(1, 30), st.sampled_from(["tanh", "silu"]), st.booleans()),
     st.builds(Dropout, st.sampled_from([0.0, 0.3])),
     st.builds(BatchNorm, activation=st.sampled_from(["tanh", "silu"])),
+    st.builds(LayerNorm, activation=st.sampled_from(["tanh", "silu"])),
 )
 image_layers = st.one_of(
     st.builds(

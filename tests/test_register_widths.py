@@ -30,7 +30,7 @@ from nnfast.kernels.cpu.registers import VECTOR_BYTES
 
 llvmlite.binding.get_host_cpu_features = features  # the compiler goes by what there is
 from nnfast.backends import get_backend
-from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Flatten, MaxPool2D
+from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Flatten, LayerNorm, MaxPool2D
 from nnfast.networks.network import Network
 from tests.programs import assert_one_step_agrees, recipe
 
@@ -40,6 +40,7 @@ images = [Conv2D(4, 2, activation="relu"), BatchNorm(), Conv2D(4, 2, groups=4), 
 for network in (
     Network((8, 7, 2), [*images, Dense(19, "tanh"), Dense(3)]),
     Network(5, [Dense(37, "tanh"), BatchNorm(), Dense(9, "relu"), Dense(2), Dense(1)]),
+    Network(5, [Dense(37), LayerNorm(activation="tanh"), Dense(3)]),
 ):
     assert_one_step_agrees(get_backend("numba"), network, recipe("squared_error", dtype=dtype, alpha=0.1), rows=21)
 """

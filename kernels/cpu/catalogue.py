@@ -29,6 +29,7 @@ _PASS = (_ROW, _PARAMETERS, _GRADIENT, _WORKSPACE, *numbers("n first last"))
 _STATISTICS = (
     _ROW, array("constants", "T", "(2,)"), _WORKSPACE, _STATE, *numbers("n mode start stop"),
 )  # fmt: skip
+_ADD = (_ROW, _GRADIENT, _WORKSPACE, *numbers("first last start stop"))
 _SUMS = (_ROW, _GRADIENT, _WORKSPACE, *numbers("n start stop"))
 
 KERNELS: dict[str, tuple[str, Signature]] = {
@@ -108,11 +109,13 @@ KERNELS: dict[str, tuple[str, Signature]] = {
         array("groups", "T", "(last, size, lanes)"), array("rows", "T", "(n, size)"), *numbers("n size first last"),
     )),
     "correlate": ("convolution", _PASS),
-    "add_gradient": ("convolution_gradient", (_ROW, _GRADIENT, _WORKSPACE, *numbers("first last start stop"))),
+    "add_gradient": ("convolution_gradient", _ADD),
     **{f"{kind}_{way}": ("pooling", _PASS) for kind in ("max", "average") for way in ("forward", "backward")},
     **{f"{layout}_statistics": ("batch_norm", _STATISTICS) for layout in ("image", "flat")},
     **{f"{layout}_{way}": ("batch_norm", _PASS) for layout in ("image", "flat") for way in ("forward", "backward")},
     **{f"{layout}_sums": ("batch_norm", _SUMS) for layout in ("image", "flat")},
+    **{f"layer_norm_{way}": ("layer_norm", _PASS) for way in ("forward", "backward")},
+    "layer_norm_sums": ("layer_norm", _ADD),
 }  # fmt: skip
 
 _ELEMENTS = {name: array(name, "T", "(size,)") for name in ("z", "a", "delta")}

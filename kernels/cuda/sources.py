@@ -155,6 +155,11 @@ def batch_norm_source(activation: Activation, dtype: np.dtype[Any]) -> str:
     return text(dtype, activation_struct(activation, "F"), "batch_norm.cu")
 
 
+def layer_norm_source(activation: Activation, dtype: np.dtype[Any]) -> str:
+    """Kernels `layer_norm`, `layer_norm_sums` and `layer_norm_gradient` with an elementwise activation."""
+    return text(dtype, activation_struct(activation, "F"), "layer_norm.cu")
+
+
 def dropout_source(dtype: np.dtype[Any]) -> str:
     """Kernel `dropout`."""
     return text(dtype, "philox.cu", "dropout.cu")

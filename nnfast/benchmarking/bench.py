@@ -38,6 +38,7 @@ from ..plans.operations import (
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
+    LayerNormOperation,
     PoolingOperation,
     Span,
 )
@@ -153,7 +154,7 @@ def kink_distances(program: NumpyProgram, source: Source) -> NDArray[np.float64]
                 numbers = passed.inputs
                 distances = _leads(numbers, op.window)
                 distances[distances == 0] = np.inf
-            case DenseOperation() | ConvolutionOperation() | BatchNormOperation():
+            case DenseOperation() | ConvolutionOperation() | BatchNormOperation() | LayerNormOperation():
                 if not _has_kink(op.layer.function):
                     continue
                 numbers, distances = passed.z, abs(passed.z)

@@ -96,9 +96,9 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
     validation_loss_curve_ : list of shape (`n_iter_`,) or None
         The loss on the rows held out after every epoch. None unless there is `early_stopping` or `validation_data`.
     coefs_ : list of shape (n_layers - 1,)
-        The weight matrix of every layer; of a `network` of images also the kernels, and gamma of a BatchNorm.
+        The weight matrix of every layer; of a `network`, also kernels, and gamma of normalisations.
     intercepts_ : list of shape (n_layers - 1,)
-        The bias vector of every layer; of a `network` of images also beta of a BatchNorm.
+        The bias vector of every layer; of a `network`, also beta of normalisations.
     """
 
     _doc_link_module = "nnfast"

@@ -150,8 +150,8 @@ class Model:
     def layer_parameters(self) -> dict[str, NDArray[Any]]:
         """Views of the parameters by name: "layers.0.weights" (inputs, units), "layers.0.bias" (units,), ...
 
-        Of a Conv2D, the weights are (kernel height, kernel width, channels / groups, filters); of a BatchNorm there
-        are "layers.1.gamma" and "layers.1.beta" (channels,).
+        Of a Conv2D, the weights are (kernel height, kernel width, channels / groups, filters); of a
+        normalisation there are "layers.1.gamma" and "layers.1.beta" (channels,).
         """
         return {name: span.view(self.parameters) for name, span in make_plan(self.network, 1).named_parameters.items()}
 

@@ -278,8 +278,60 @@ class BatchNorm(BaseLayer):
         return 2 * self.channels(input_shape)
 
 
+@dataclass(frozen=True)
+class LayerNorm(BaseLayer):
+    """Normalises each flat row by its own mean and variance; Ba, Kiros & Hinton 2016.
+
+    a = activation(gamma (x - m) / sqrt(v + epsilon) + beta), where m and v are the mean and the (biased) variance of
+    the row's numbers. Every unit has a parameter gamma, which starts from 1, and a parameter beta, which starts from 0;
+    L1 and L2 penalties leave both alone. Rows do not depend on each other: training and prediction compute the same,
+    for batches of any size, and there are no running statistics.
+
+    Parameters
+    ----------
+    epsilon
+        Added to the variance; above 0.
+    activation
+        The activation after the normalisation, a name from ACTIVATIONS or an Activation. The layer before this one
+        then needs none.
+
+    Raises
+    ------
+    TypeError, ValueError
+        epsilon is not a finite number above 0, or there is no such activation. A Network raises ValueError for a
+        LayerNorm of images: put Flatten() before it.
+
+    Examples
+    --------
+    >>> from nnfast import Dense, LayerNorm, Network
+    >>> Network(8, [Dense(32), LayerNorm(activation="relu"), Dense(1)]).parameter_count
+    385
+    """
+
+    epsilon: float = 1e-5
+    activation: str | Activation = "identity"
+    kind: ClassVar[str] = "LayerNorm"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "epsilon", _epsilon(self.epsilon, "LayerNorm"))
+        object.__setattr__(self, "activation", get_activation(self.activation))
+
+    @property
+    def function(self) -> Activation:
+        return get_activation(self.activation)
+
+    def output_shape(self, input_shape: Shape) -> Shape:
+        _check_flat(input_shape)
+        return input_shape
+
+    def parameter_count(self, input_shape: Shape) -> int:
+        return 2 * input_shape[0]
+
+
 # The kinds are a closed set, the union `Layer`; LAYERS has them by name.
-Layer: TypeAlias = Dense | Dropout | Flatten | Conv2D | MaxPool2D | AveragePool2D | GlobalAveragePool2D | BatchNorm
+Layer: TypeAlias = (
+    Dense | Dropout | Flatten | Conv2D | MaxPool2D | AveragePool2D | GlobalAveragePool2D | BatchNorm | LayerNorm
+)
 LAYERS: dict[str, type[Layer]] = {layer.kind: layer for layer in get_args(Layer)}
 
 

@@ -22,6 +22,7 @@ from ..networks.layers import (
     Dropout,
     Flatten,
     GlobalAveragePool2D,
+    LayerNorm,
     MaxPool2D,
 )
 from ..networks.network import Network
@@ -185,6 +186,26 @@ class BatchNormOperation(BaseOperation):
 
 
 @dataclass(frozen=True)
+class LayerNormOperation(BaseOperation):
+    """z = gamma (inputs - mean) / sqrt(variance + epsilon) + beta, outputs = f(z), with a row's mean and variance.
+
+    gamma, beta (units,): in the parameter vector. mean, inverse_deviation (rows,): in the workspace. z is outputs
+    itself unless the derivative of f names z.
+    """
+
+    layer: LayerNorm
+    gamma: Span
+    beta: Span
+    mean: Span
+    inverse_deviation: Span
+    z: Span
+
+    @cached_property
+    def parameters(self) -> dict[str, Learnt]:
+        return {"gamma": Learnt(self.gamma, 1.0), "beta": Learnt(self.beta, 0.0)}
+
+
+@dataclass(frozen=True)
 class DropoutOperation(BaseOperation):
     """outputs = inputs * mask, with mask 0 or 1 / (1 - rate)."""
 
@@ -192,7 +213,14 @@ class DropoutOperation(BaseOperation):
     mask: Span
 
 
-Operation: TypeAlias = DenseOperation | ConvolutionOperation | PoolingOperation | BatchNormOperation | DropoutOperation
+Operation: TypeAlias = (
+    DenseOperation
+    | ConvolutionOperation
+    | PoolingOperation
+    | BatchNormOperation
+    | LayerNormOperation
+    | DropoutOperation
+)
 
 
 def _weights_and_bias(op: DenseOperation | ConvolutionOperation, groups: int = 1) -> dict[str, Learnt]:
@@ -285,6 +313,14 @@ def lower(
                 inverse_deviation=workspace.take(channels),
                 pixels=size // channels,
                 channels=channels,
+            )
+        case LayerNorm():
+            return LayerNormOperation(
+                **common(),
+                gamma=parameters.take(size),
+                beta=parameters.take(size),
+                mean=workspace.take(room.rows),
+                inverse_deviation=workspace.take(room.rows),
             )
         case _:
             assert_never(layer)

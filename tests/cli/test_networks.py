@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nnfast import BatchNorm, Conv2D, Dense, GlobalAveragePool2D, Model, Network, lenet5
+from nnfast import BatchNorm, Conv2D, Dense, GlobalAveragePool2D, LayerNorm, Model, Network, lenet5
 from nnfast.cli.options import read_config
 from nnfast.networks.named import NETWORKS, TRAINING_SETTINGS
 from nnfast.training.memory import workspace_bytes, workspace_words
@@ -82,6 +82,22 @@ def test_layers_of_a_file_come_before_the_outputs(nnfast, pictures):
     )
     assert nnfast("train", "--config", "a/config.toml", "--out", "b")[0] == 0
     np.testing.assert_array_equal(*(Model.load(f"{run}/model.safetensors").parameters for run in ("a", "b")))
+
+
+def test_layers_of_a_file_normalise_the_rows_of_a_table(nnfast, flowers):
+    Path("run.toml").write_text(
+        '[[layers]]\nkind = "Dense"\nunits = 9\n[[layers]]\nkind = "LayerNorm"\nepsilon = 0.01\nactivation = "relu"\n'
+    )
+    options = ("--target", "kind", "--backend", "numpy", "--epochs", 15, "--learning-rate", 0.02)
+    code, out, _ = nnfast("train", flowers, *options, "--config", "run.toml", "--out", "a", "--json")
+    assert (code, last_json(out)["test_accuracy"]) == (0, 1.0)
+    network = Model.load("a/model.safetensors").network
+    assert network.layers[:2] == (Dense(9), LayerNorm(0.01, "relu"))
+    assert nnfast("train", "--config", "a/config.toml", "--out", "b")[0] == 0
+    np.testing.assert_array_equal(*(Model.load(f"{run}/model.safetensors").parameters for run in ("a", "b")))
+    shown = nnfast("info", "a")[1]
+    assert ["1", "LayerNorm", "relu", "(9,)", "18"] in [line.split() for line in shown.splitlines()]
+    assert shown.rstrip("\n") == f"{network.summary()}\n{workspace_words(network, 64, 'float32')}"
 
 
 REFUSED_NETWORKS = {

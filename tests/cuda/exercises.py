@@ -29,7 +29,7 @@ from nnfast.backends.cuda import CudaBackend
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.kernels.cuda import sources
 from nnfast.kernels.cuda.layout import Layout
-from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D
+from nnfast.networks.layers import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, LayerNorm, MaxPool2D
 from nnfast.networks.network import Network
 from nnfast.plans.plan import Plan
 from nnfast.plans.recipe import Recipe
@@ -65,7 +65,11 @@ def cases_of(file: str) -> tuple[str, tuple[Case, ...]]:
     """The path on which a file of the backend or its kernels is exercised, and the cases."""
     if Path(file).name in IMAGE_FILES:
         return "wide", IMAGE_CASES
-    return "narrow" if "narrow" in file or "layout" in file else "wide", CASES
+    if Path(file).name in WIDE_FILES:
+        return "wide", WIDE_CASES
+    if "narrow" in file or "layout" in file:
+        return "narrow", CASES
+    return "wide", (*CASES, *WIDE_CASES)
 
 
 def compiled_text(file: str, text: str) -> str:
@@ -223,6 +227,31 @@ CASES = (
         rows=300,
         batch=300,
         steps=2,
+        max_blocks=1,
+    ),
+)
+
+WIDE_FILES = {"layer_norm.cu"}  # of flat rows, which the narrow path does not take
+
+WIDE_CASES = (
+    # several blocks, rows wider than a warp
+    Case(
+        Network(5, [Dense(35), LayerNorm(0.1, "silu"), Dense(3), LayerNorm(activation="tanh"), Dense(2)]),
+        recipe("squared_error", sgd(0.9), alpha=0.1),
+        lambda random: random.normal(size=(23, 5)),
+        lambda random: random.normal(size=(23, 2)),
+        batch=17,
+        steps=1,
+    ),
+    # float32, one block strides over everything, the inputs' gradient is not wanted
+    Case(
+        Network(11, [LayerNorm(), Dense(2)]),
+        recipe("squared_error", dtype="float32"),
+        lambda random: random.normal(size=(70, 11)).astype(np.float32),
+        lambda random: random.normal(size=(70, 2)).astype(np.float32),
+        rows=70,
+        batch=70,
+        steps=1,
         max_blocks=1,
     ),
 )

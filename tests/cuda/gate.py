@@ -56,7 +56,7 @@ REGISTERS = {
 ), 80)  # fmt: skip
 
 # Threads of a block with which a kernel is launched, where not THREADS.
-LAUNCHES = {"derivative": 512}
+LAUNCHES = {"derivative": 512, "layer_norm_sums": 512}
 
 # What narrow networks are laid out for here: many multiprocessors, with no more shared memory than all have.
 LIMITS = Limits(132, min(architecture.shared_memory_per_block for architecture in ARCHITECTURES.values()))
@@ -142,6 +142,7 @@ def _image_texts(dtype: np.dtype[Any]) -> Iterator[Text]:
         formula = f"{activation.name}, side {side}"
         yield Text("convolution", name, formula, sources.convolution_source(activation, side, dtype))
         yield Text("convolution_gradient", name, f"side {side}", sources.convolution_gradient_source(side, dtype))
+    yield Text("layer_norm", name, by_length[-1].name, sources.layer_norm_source(by_length[-1], dtype))
     yield Text("batch_norm", name, by_length[-1].name, sources.batch_norm_source(by_length[-1], dtype))
     yield Text("pooling", name, "", sources.pooling_source(dtype))
 

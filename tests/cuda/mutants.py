@@ -271,6 +271,26 @@ MUTANTS = [
         },
     ),
     *_in_file(
+        KERNELS + "layer_norm.cu",
+        {
+            ("i < rows; i += gridDim.x * 8)", "i <= rows; i += gridDim.x * 8)"): Level.BOUNDS,
+            ("i < rows; i += gridDim.x * 8)", "i < rows; i += 8)"): Level.RACE,
+            ("j < columns; j += 32", "j <= columns; j += 32"): Level.BOUNDS,
+            ("warp_sum(sum) / columns", "sum / columns"): Level.NUMBERS,
+            ("/ columns) + epsilon)", "/ columns))"): Level.NUMBERS,
+            ("        if (threadIdx.x == 0) {\n", "        {\n"): Level.RACE,
+            ("            kept_r[i] = r;\n", ""): Level.NUMBERS,
+            ("* r * gamma[j] + beta[j];", "* r + beta[j];"): Level.NUMBERS,
+            ("i < rows; i += 64", "i < rows; i += 65"): Level.NUMBERS,
+            ("                delta[e] = d;\n", ""): Level.NUMBERS,
+            ("deltas[y][x] = of_delta;\n        __syncthreads();", "deltas[y][x] = of_delta;"): Level.RACE,
+            ("            }\n            __syncthreads();\n", "            }\n"): Level.RACE,
+            ("gamma_gradient[j] = T(products[0][x]);", "gamma_gradient[j] = T(deltas[0][x]);"): Level.NUMBERS,
+            ("double(g * ((inputs[e] - m) * factor))", "double(g * (inputs[e] - m))"): Level.NUMBERS,
+            ("- mean_g - u * mean_product", "- mean_g + u * mean_product"): Level.NUMBERS,
+        },
+    ),
+    *_in_file(
         KERNELS + "narrow_pieces.cu",
         {
             ("if (r < b.count) rows[", "if (r <= b.count) rows["): Level.BOUNDS,
@@ -323,6 +343,8 @@ MUTANTS = [
             ("training=True)", "training=False)"): Level.NUMBERS,
             ("first : first + n], losses[index])", "first : first + n], losses[0])"): Level.NUMBERS,
             ("self._gradient_of(batch), self._update(batch)]", "self._gradient_of(batch)]"): Level.BOUNDS,
+            ("self.recipe.dtype.type(op.layer.epsilon)", "op.layer.epsilon"): Level.TWIN,
+            ("(x, mean, r, op.gamma", "(x, r, mean, op.gamma"): Level.NUMBERS,
         },
     ),
     *_in_file(

@@ -28,7 +28,7 @@ def test_every_text_passes_for_the_oldest_architecture() -> None:
     names = """
         value derivative loss penalize update gather gather_csr dropout rows evaluate learn gradient convolve
         convolution_gradient add_chunks max_pool max_pool_gradient average_pool average_pool_gradient statistics
-        normalise normalised_sums normalised_gradient
+        normalise normalised_sums normalised_gradient layer_norm layer_norm_sums layer_norm_gradient
     """
     assert kernels.keys() == {*names.split()}
     assert kernels["loss"] > 100

@@ -13,7 +13,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnfast import AveragePool2D, BatchNorm, Conv2D, Dense, Dropout, Flatten, MaxPool2D, Network, train
+from nnfast import (
+    AveragePool2D,
+    BatchNorm,
+    Conv2D,
+    Dense,
+    Dropout,
+    Flatten,
+    GlobalAveragePool2D,
+    LayerNorm,
+    MaxPool2D,
+    Network,
+    train,
+)
 from nnfast.kernels.cpu.panels import DIRECT_BYTES
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -104,5 +116,7 @@ NETWORKS = {
         (4, 5, 3),
         [Conv2D(5, 2, bias=False), BatchNorm(activation="relu"), AveragePool2D(2), Flatten(), BatchNorm(), Dense(3)],
     ),
+    "row by row": Network(9, [Dense(33), LayerNorm(activation="relu"), Dense(17), LayerNorm(), Dense(5, "softmax")]),
+    "averaged": Network((5, 4, 3), [Conv2D(6, 2, activation="relu"), GlobalAveragePool2D(), Dense(3, "softmax")]),
     "one weight": Network((3, 3), [Conv2D(1, 1, activation="tanh"), Dropout(0.1), Flatten(), Dense(3, "softmax")]),
 }

@@ -91,9 +91,12 @@ def test_every_formula_gives_the_same_bits(name: str, dtype: str, teams: list[in
         assert max(teams) == threads
 
 
+@pytest.mark.parametrize("name", ["dropout", "row by row"])
 @pytest.mark.parametrize("threads", COUNTS)
-def test_a_batch_in_blocks_has_the_bits_of_one_in_one_piece(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    network = NETWORKS["dropout"]
+def test_a_batch_in_blocks_has_the_bits_of_one_in_one_piece(
+    threads: int, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network = NETWORKS[name]
     whole = fit(network, 500, 1, batch_size="full")
     monkeypatch.setattr(backend_module, "BLOCK_BYTES", 1)
     for rows in (16, 64):

@@ -14,7 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ...formulas.activations import ACTIVATIONS, Activation
-from ...plans.operations import ConvolutionOperation, DenseOperation, DropoutOperation, Operation, Span
+from ...plans.operations import (
+    ConvolutionOperation,
+    DenseOperation,
+    DropoutOperation,
+    LayerNormOperation,
+    Operation,
+    Span,
+)
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ...support.random import Purpose, dropout_threshold
@@ -192,6 +199,37 @@ class WideProgram(CudaProgram):
         delta, mask, before = (self._view(span, batch.n) for span in (op.gradient, op.mask, op.input_gradient))
         return [partial(self._xp.multiply, delta, mask, out=before)]
 
+    def _layer_norm_forward(self, op: LayerNormOperation, batch: Batch) -> list[Launch]:
+        """a = f(gamma (x - m) r + beta), with a row's m and r."""
+        x, z, outputs, mean, r = (
+            self._view(span, batch.n) for span in (op.inputs, op.z, op.outputs, op.mean, op.inverse_deviation)
+        )
+        arguments = (
+            x, op.gamma.view(self._parameters), op.beta.view(self._parameters),
+            self.recipe.dtype.type(op.layer.epsilon), mean, r, z, outputs, self._constants_of(op), *shape_arguments(x),
+        )  # fmt: skip
+        kernel = self._kernel("layer_norm", op.layer.function)
+        return [partial(kernel, (grid_blocks(batch.n, 8),), (32, 8), arguments)]
+
+    def _layer_norm_backward(self, op: LayerNormOperation, batch: Batch) -> list[Launch]:
+        """delta = dLoss/da f'(z) and the gradients of gamma and beta; then that of the inputs."""
+        x, z, outputs, delta, mean, r = (
+            self._view(span, batch.n)
+            for span in (op.inputs, op.z, op.outputs, op.gradient, op.mean, op.inverse_deviation)
+        )
+        kernel = partial(self._kernel, "layer_norm", op.layer.function)
+        sums = (
+            x, mean, r, z, outputs, delta, self._constants_of(op), op.gamma.view(self._gradient),
+            op.beta.view(self._gradient), *shape_arguments(x),
+        )  # fmt: skip
+        launches: list[Launch] = [partial(kernel(name="layer_norm_sums"), (grid_blocks(x.shape[1], 8),), (8, 64), sums)]
+        if op.input_gradient:
+            before = self._view(op.input_gradient, batch.n)
+            arguments = (x, mean, r, op.gamma.view(self._parameters), delta, before, *shape_arguments(x))
+            gradient = kernel(name="layer_norm_gradient")
+            launches.append(partial(gradient, (grid_blocks(batch.n, 8),), (32, 8), arguments))
+        return launches
+
     def _loss_blocks(self, n: int) -> int:
         return min(-(-n // 8), SUMMING_BLOCKS, MAX_BLOCKS)
 
@@ -240,6 +278,7 @@ class WideProgram(CudaProgram):
     passes: ClassVar[Passes] = {
         DenseOperation: (_dense_forward, _dense_backward),
         DropoutOperation: (_dropout_forward, _dropout_backward),
+        LayerNormOperation: (_layer_norm_forward, _layer_norm_backward),
     }
 
 

@@ -14,6 +14,7 @@ from ...plans.operations import (
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
+    LayerNormOperation,
     Operation,
     PoolingOperation,
     Span,
@@ -163,6 +164,8 @@ class Table:
                 self._pooling(row, op)
             case BatchNormOperation():
                 self._batch_norm(row, op, is_image=is_image)
+            case LayerNormOperation():
+                self._layer_norm(row, op)
             case _:
                 assert_never(op)
 
@@ -285,4 +288,33 @@ class Table:
         row[tables.MOMENTUM] = len(self.constants)
         self.constants.extend((op.layer.momentum, op.layer.epsilon))
         row[tables.CONSTANTS] = len(self.constants)
+        self._activation(row, op.layer.function)
+
+    def _layer_norm(self, row: Row, op: LayerNormOperation) -> None:
+        from ...kernels.cpu import layer_norm
+
+        tables = self._tables
+        epsilon = np.array([op.layer.epsilon])
+        self.kept.append(epsilon)
+        row[tables.KIND] = tables.PASS
+        row[tables.Z] = op.z.offset
+        assert op.beta.offset == op.gamma.end  # they are updated as one
+        row[tables.BIAS], row[tables.BIAS_SIZE] = op.gamma.offset, op.gamma.size + op.beta.size
+        row[tables.FORWARD] = self._kernel("layer_norm_forward")
+        row[tables.BACKWARD] = self._kernel("layer_norm_backward")
+        row[tables.WEIGHT_GRADIENT] = self._kernel("layer_norm_sums")
+        row[tables.FORWARD_ROW] = row[tables.BACKWARD_ROW] = row[tables.WEIGHT_GRADIENT_ROW] = self._row_address(
+            layer_norm.layer_norm_row(
+                x=int(row[tables.INPUTS]),
+                z=op.z.offset,
+                delta=op.gradient.offset,
+                dx=int(row[tables.INPUT_GRADIENT]),
+                mean=op.mean.offset,
+                inverse_deviation=op.inverse_deviation.offset,
+                gamma=op.gamma.offset,
+                beta=op.beta.offset,
+                features=op.gamma.size,
+                epsilon=epsilon.ctypes.data,
+            )
+        )
         self._activation(row, op.layer.function)

@@ -1,4 +1,4 @@
-"""The reference backend's convolutions, pooling and batch normalisation: forward, and the chain rule backward.
+"""The reference backend's convolutions, pooling and normalisations: forward, and the chain rule backward.
 
 The derivations, index by index, are in docs/convolutions.md. Rows come and go as flat matrices (rows, numbers in one
 row); images in them are (height, width, channels) in C order. `taps` names the pixels that one kernel position sees
@@ -163,4 +163,22 @@ def normalisation_gradient(normalised: Array, inverse_deviation: Array, gamma: A
     g = gamma * delta
     mean_g = g.mean(axis=0, dtype=np.float64).astype(g.dtype)
     mean_gu = (g * normalised).mean(axis=0, dtype=np.float64).astype(g.dtype)
+    return (g - mean_g - normalised * mean_gu) * inverse_deviation
+
+
+def row_statistics(x: Array, epsilon: Any) -> tuple[Array, Array]:
+    """Mean and 1 / deviation of every row, (rows, 1); summed in float64."""
+    mean = x.mean(axis=1, keepdims=True, dtype=np.float64)
+    variance = ((x - mean) ** 2).mean(axis=1, keepdims=True, dtype=np.float64)
+    return mean.astype(x.dtype), 1 / np.sqrt(variance.astype(x.dtype) + epsilon)
+
+
+def row_normalisation_gradient(normalised: Array, inverse_deviation: Array, gamma: Array, delta: Array) -> Array:
+    """dLoss/dx where mean and deviation are the row's own, and so depend on x too; all (rows, units).
+
+    As normalisation_gradient, with the means taken along the row: g keeps its gamma there, which differs in it.
+    """
+    g = gamma * delta
+    mean_g = g.mean(axis=1, keepdims=True, dtype=np.float64).astype(g.dtype)
+    mean_gu = (g * normalised).mean(axis=1, keepdims=True, dtype=np.float64).astype(g.dtype)
     return (g - mean_g - normalised * mean_gu) * inverse_deviation

@@ -20,6 +20,7 @@ from ...plans.operations import (
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
+    LayerNormOperation,
     Operation,
     PoolingOperation,
 )
@@ -34,7 +35,7 @@ Array = NDArray[Any]
 class Passed(NamedTuple):
     """What the way forward leaves of an operation for the way back.
 
-    kept: a dropout's mask; of a BatchNorm, the normalised inputs and the inverse deviation; else None.
+    kept: a dropout's mask; of BatchNorm and LayerNorm, the normalised inputs and the inverse deviation; else None.
     """
 
     inputs: Array
@@ -154,6 +155,11 @@ class NumpyProgram(HostProgram):
                 normalised = layers.normalise(x, mean, inverse_deviation)
                 z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
                 return z.reshape(x.shape), (normalised, inverse_deviation)
+            case LayerNormOperation():
+                mean, inverse_deviation = layers.row_statistics(x, self.recipe.dtype.type(op.layer.epsilon))
+                normalised = (x - mean) * inverse_deviation
+                z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
+                return z, (normalised, inverse_deviation)
             case DropoutOperation():
                 mask = self._mask(op, len(x), step)
                 return x * mask, mask
@@ -223,8 +229,8 @@ class NumpyProgram(HostProgram):
             case ConvolutionOperation():
                 layers.convolution_weights_gradient(x, delta, op.window, out=op.weights.view(gradient))
                 self._bias_gradient(op, delta, gradient)
-            case BatchNormOperation():
-                pixels = delta.reshape(-1, op.channels)
+            case BatchNormOperation() | LayerNormOperation():
+                pixels = delta.reshape(-1, op.gamma.size)
                 op.gamma.view(gradient)[...] = (pixels * kept[0]).sum(axis=0, dtype=np.float64)
                 op.beta.view(gradient)[...] = pixels.sum(axis=0, dtype=np.float64)  # dz/dbeta = 1
             case PoolingOperation() | DropoutOperation():
@@ -252,6 +258,9 @@ class NumpyProgram(HostProgram):
                 (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
                 pixels = delta.reshape(-1, op.channels)
                 return layers.normalisation_gradient(normalised, inverse_deviation, gamma, pixels).reshape(x.shape)
+            case LayerNormOperation():
+                (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
+                return layers.row_normalisation_gradient(normalised, inverse_deviation, gamma, delta)
             case DropoutOperation():
                 return delta * kept  # its mask
             case _:
