@@ -13,6 +13,7 @@ from ...plans.operations import (
     ConvolutionOperation,
     DenseOperation,
     DropoutOperation,
+    LayerNormOperation,
     PoolingOperation,
 )
 from ...plans.plan import Plan
@@ -62,7 +63,7 @@ def compiled_parts(plan: Plan) -> dict[str, list[str]]:
                 layout = "image" if index < plan.image_operations else "flat"
                 phases = ("statistics", "forward", "backward", "sums")
                 parts.setdefault("BatchNorm", []).extend(f"{layout}_{phase}" for phase in phases)
-            case DenseOperation() | DropoutOperation():
+            case DenseOperation() | DropoutOperation() | LayerNormOperation():
                 pass  # with the dense layers, and in less than a second
             case _:
                 assert_never(op)
