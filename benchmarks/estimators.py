@@ -218,7 +218,7 @@ def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
     ]
     predictions = [
         "",
-        "Predictions, one thread: microseconds of a call of predict for so many rows, or all that there are, by "
+        "Predictions, one thread: microseconds of a call of predict for each number of rows, by "
         "scikit-learn / nnfast with the same weights.",
         "",
         "| data | dtype |" + "".join(f" {rows:,} row{'s' * (rows > 1)} |" for rows in PREDICTED),

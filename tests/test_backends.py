@@ -155,7 +155,7 @@ DROPPING = Network(3, [Dense(4), Dropout(0.5), Dense(2)])
 
 
 class DenseBackend(NumpyBackend):
-    """A backend that somebody wrote for dense layers alone."""
+    """A backend for dense layers alone."""
 
     name = "dense"
 

@@ -179,7 +179,7 @@ def test_mistakes_are_planted_in_every_cuda_file_that_a_kind_is_computed_by(kind
 
 
 def test_the_walk_finds_a_kind_without_all_that() -> None:
-    """As these tests see a row that somebody adds to LAYERS and to nothing else."""
+    """As these tests see a row that is added to LAYERS and to nothing else."""
     checks = (
         test_a_kind_has_its_textbook_form,
         test_a_kind_is_held_to_finite_differences_and_pytorch_and_on_every_backend,

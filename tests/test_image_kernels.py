@@ -71,7 +71,7 @@ def pieces(count: int, cuts: list[int]) -> list[tuple[int, int]]:
 @st.composite
 def windows(draw: Any, pool: bool = False) -> Window:
     groups = 1 if pool else draw(st.sampled_from([1, 1, 1, 2, 3, 5, 14]))
-    many = 1 if groups > 3 else 13  # so many groups are depthwise
+    many = 1 if groups > 3 else 13  # more groups are depthwise
     shape = (draw(st.integers(1, 9)), draw(st.integers(1, 9)), groups * draw(st.integers(1, min(many, 4))))
     padding = draw(st.one_of(st.sampled_from(["valid", "same"]), st.tuples(st.integers(0, 4), st.integers(0, 4))))
     options = (

@@ -1,4 +1,4 @@
-"""Agreement of the backends at sizes that nobody chose."""
+"""Agreement of the backends at random sizes."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ PEER = 1e-10
 UNITS_IN_THE_LAST_PLACE = {"float32": 2, "float64": 4}
 
 # A fit of the estimators against scikit-learn's own, per array of weights: float64, sgd and adam to their end, where
-# scikit-learn under one ulp of noise in its inputs stays within 1e-12 of itself; L-BFGS after so many iterations.
+# scikit-learn under one ulp of noise in its inputs stays within 1e-12 of itself; L-BFGS after as many iterations.
 SAME_MODEL = 1e-9
 SAME_MODEL_LBFGS = {30: 1e-9, 60: 1e-6}
 

@@ -155,7 +155,7 @@ def _threads(wanted: str, cores: int) -> list[int]:
 def _rows(
     workloads: list[Workload], names: list[str], threads: int, report: dict[str, Any]
 ) -> Iterator[dict[str, Any]]:
-    """Measure and print the workloads one by one, with so many threads, and add them to the report as a mode of it."""
+    """Measure and print the workloads one by one, with `threads` threads, and add them to the report as a mode."""
     mode: dict[str, Any] = {
         "device": report["device"],
         "threads": threads,

@@ -99,7 +99,7 @@ def measure(
     caches: str | None,
     device: str = "cpu",
 ) -> dict[str, Any]:
-    """One workload's figures with so many threads, or on a GPU, as JSON holds them.
+    """One workload's figures with `threads` threads, or on a GPU, as JSON holds them.
 
     names: of PEERS. core: to pin every worker to, or None. caches: see workers.environment. device: one of DEVICES.
     A peer that fails has no figures but stands in "failed" with the reason, and ends nothing else: one that raises,
@@ -208,7 +208,7 @@ class _Peers(contextlib.ExitStack):
 
 
 def failure(error: Exception) -> dict[str, str]:
-    """Why something failed: in one line, and the traceback of what nobody expected."""
+    """Why something failed: in one line, and the traceback of an unexpected error."""
     if isinstance(error, WorkerError):
         return {"reason": error.reason, "traceback": error.traceback}
     if isinstance(error, DifferentResultsError):

@@ -154,7 +154,7 @@ def sample(workload: Workload, recipe: Recipe) -> Workload:
 
 
 def cut(workload: Workload, steps: int = 5) -> Workload:
-    """The workload cut to so many steps, the last of them as short as the last of its epochs, in one epoch."""
+    """The workload cut to `steps` steps, the last of them as short as the last of its epochs, in one epoch."""
     if workload.batch_size >= workload.rows:
         return dataclasses.replace(workload, epochs=min(steps, workload.epochs))
     last = workload.rows % workload.batch_size or workload.batch_size

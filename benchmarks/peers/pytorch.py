@@ -258,7 +258,7 @@ class Graphed(Compiled):
 
     def _run(self, batch: Tensor | None, rate: Tensor) -> Tensor:
         size = 0 if batch is None else len(batch)
-        if not self._is_compiled:  # the first training, which nobody looks at, compiles for every size
+        if not self._is_compiled:  # the first training, which is not timed, compiles for every size
             return super()._run(batch, rate)
         if size not in self._graphs:
             self._graphs[size] = self._capture(batch, rate)

@@ -201,7 +201,7 @@ def write(report: Mapping[str, Any], file: Path) -> None:
 def read_around(file: Path) -> tuple[str, str]:
     """What stands before and after the two marks, between which the tables are written.
 
-    Raises ValueError where they are missing: nothing that somebody wrote is to be overwritten.
+    Raises ValueError where they are missing: text that a person wrote is never overwritten.
     """
     before, begin, rest = file.read_text(encoding="utf-8").partition(BEGIN)
     _, end, after = rest.partition(END)

@@ -228,7 +228,7 @@ class Server:
         return max(1, math.ceil(seconds / self.seconds(1)))
 
     def seconds(self, calls: int) -> float:
-        """Of one call of train(), as the mean of so many: of the processor on one CPU thread, else on the wall."""
+        """Of one call of train(), as the mean of `count`: of the processor on one CPU thread, else on the wall."""
         time.sleep(SETTLING_SECONDS)
         taken = 0.0
         for _ in range(calls):

@@ -25,8 +25,8 @@ INDEX = ir.IntType(64)
 def wait(barrier, threads, give_way):
     """Return when all `threads` threads have called this. barrier: (BARRIER_SIZE,) int64, zeros at first.
 
-    give_way: the address of a C function without arguments that lets another thread run. Where BROKEN is set, nobody
-    waits any more: the threads then run to their ends, with results that are of no use.
+    give_way: the address of a C function without arguments that lets another thread run. Where BROKEN is set, no
+    thread waits any more: the threads then run to their ends, with results that are of no use.
     """
     if threads == 1:
         return

@@ -32,7 +32,7 @@ def call_void(typing_context, address, arguments):
 
 @intrinsic
 def not_inlined(typing_context):
-    """As a function's first statement: it stays one, and so has the registers for itself."""
+    """As a function's first statement: marks it noinline, to relieve register pressure."""
 
     def generate(context, builder, signature, values):
         builder.function.attributes.add("noinline")
@@ -43,7 +43,7 @@ def not_inlined(typing_context):
 
 @intrinsic
 def at(typing_context, pointer, offset):
-    """The pointer so many elements further on."""
+    """The pointer `offset` elements further on."""
 
     def generate(context, builder, signature, values):
         return builder.gep(values[0], [values[1]])

@@ -102,7 +102,7 @@ _loaded: dict[str, Kernel] = {}
 
 
 def _forget_lock() -> None:
-    """In a forked process nobody holds the lock, whatever its parent was doing."""
+    """In a forked process no thread holds the lock, whatever its parent was doing."""
     global _lock
     _lock = threading.Lock()
 

@@ -64,7 +64,7 @@ def _correlate_run(
     builder, vector, filters, is_depthwise, positions, length, x, x_start, x_gap, w, w_start, w_gap, bias, out,
     out_start, out_gap, *loops,
 ):  # fmt: skip
-    """The whole run, so many positions at once."""
+    """The whole run, several positions at once."""
     counts, x_steps, w_steps = (cgutils.unpack_tuple(builder, loop, 3) for loop in loops)
     pixels, places = ([builder.mul(gap, INDEX(p)) for p in range(positions)] for gap in (x_gap, out_gap))
     weights = [builder.mul(w_gap, INDEX(f)) for f in range(filters)]

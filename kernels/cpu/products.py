@@ -14,7 +14,7 @@ from .panels import DEPTH, DIRECT_BYTES, REPAID
 from .registers import VECTOR_BYTES
 from .tiles import make_lane_count, make_product_tile, make_transpose_tile
 
-FEW_ROWS = 4  # a tile for so few rows, or for what is left of more
+FEW_ROWS = 4  # a tile for at most this many rows, or for the remainder of more
 TRANSPOSED = 8  # rows and columns of a transposed tile
 
 
@@ -90,7 +90,7 @@ def multiply(A, a_row, a_depth, B, b_row, C, c_row, rows, columns, depth, S, s_r
                 piece, piece_row = pack, tile
                 for k in range(length):
                     source = at(B, (first + k) * b_row + column)
-                    if width == tile:  # so many are no call
+                    if width == tile:  # a constant length is inlined instead of calling memcpy
                         copy(source, at(pack, k * tile), tile)
                     else:
                         copy(source, at(pack, k * tile), width)

@@ -1,6 +1,6 @@
 """Row operations: softmax, its derivative, and cross-entropy, which formulas of one element cannot say.
 
-z, a, y and delta point to blocks of `rows` rows. Short rows make short loops, so what each element does for itself is
+z, a, y and delta point to blocks of `rows` rows. Short rows make short loops, so what is done element by element is
 done in one loop over the whole block, which vectorises whatever the rows' length.
 """
 

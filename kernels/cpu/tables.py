@@ -37,7 +37,7 @@ SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
 # Whose statistics a batch normalisation takes; TRAINING also moves the running ones towards the batch's.
 RUNNING, BATCH, TRAINING = range(3)
 
-ROW_GROUP = 16  # threads and blocks begin at multiples of so many rows: whole groups of images, whole Philox counters
+ROW_GROUP = 16  # threads and blocks begin at multiples of this many rows: whole groups of images, whole Philox counters
 
 # The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
 ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24

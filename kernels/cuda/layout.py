@@ -18,10 +18,10 @@ NarrowOperation: TypeAlias = DenseOperation | DropoutOperation  # what the narro
 
 NARROW_UNITS = 256  # the widest layer of a narrow network: beyond it cuBLAS fills the device
 NARROW_ROWS = 4096  # the largest narrow batch: beyond it the overhead of launches no longer counts
-MAX_ROWS = {4: 8, 8: 4}  # rows of a block by the bytes of a number: each thread sums so many in registers
+MAX_ROWS = {4: 8, 8: 4}  # rows of a block by the bytes of a number: each thread sums this many in registers
 MAX_THREADS = 512  # of a block: 128 registers are left for each
-INPUTS_A_THREAD = 8  # a thread is given about so many inputs of a unit to sum, all in flight at once
-MAX_SLICES = 16  # and a unit's inputs are cut into at most so many slices, whose sums are then added up
+INPUTS_A_THREAD = 8  # about how many of a unit's inputs a thread sums, all in flight at once
+MAX_SLICES = 16  # the most slices that a unit's inputs are cut into; their sums are then added up
 WEIGHT_BYTES = 16 << 20  # that all blocks together should read at most in a step: 3 us for the cache
 TILE = 16  # the weights' gradients are computed in tiles of TILE x TILE
 
@@ -38,7 +38,7 @@ class Limits(NamedTuple):
 
 
 class Slices(NamedTuple):
-    """How a block computes a dense layer: each of its units' sums in so many slices."""
+    """How a block computes a dense layer: each of its units' sums in this many slices."""
 
     inputs: int
     outputs: int

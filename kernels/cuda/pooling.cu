@@ -1,4 +1,4 @@
-// Pooling of each channel for itself, forward and backward (docs/convolutions.md). Output (y, x) looks at the pixels
+// Pooling of each channel separately, forward and backward (docs/convolutions.md). Output (y, x) looks at the pixels
 //
 //     (y * stride_y - pad_top + i, x * stride_x - pad_left + j),    0 <= i < kernel_height, 0 <= j < kernel_width,
 //

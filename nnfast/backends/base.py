@@ -93,10 +93,7 @@ class Program(ABC):
 
     @abstractmethod
     def predict(self, source: Source) -> Vector:
-        """The outputs of all rows of `source`, (n_rows, output_size), on the device where its inputs are there.
-
-        Its targets are not looked at.
-        """
+        """The outputs of all rows, (n_rows, output_size), on the device if the inputs are; targets are ignored."""
 
     @property
     @abstractmethod

@@ -272,7 +272,7 @@ def measure(runners: list[Runner], repeats: int) -> list[list[float]]:
         runner.prepare(PILOT_STEPS)
         per_step = runner.seconds() / runner.steps
         runner.prepare(max(1, int(high / per_step)))
-        runner.run()  # the first run of so many steps may allocate, and capture graphs
+        runner.run()  # the first run of this length may allocate memory and capture graphs
         calls.append(max(1, math.ceil(low / (per_step * runner.steps))))
     seconds: list[list[float]] = [[] for _ in runners]
     for _ in range(repeats):

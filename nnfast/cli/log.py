@@ -19,7 +19,7 @@ class _Lines(logging.Handler):
 
 @contextlib.contextmanager
 def listening() -> Iterator[None]:
-    """Within this, the engine's log is shown on standard error, in a pipe too: nobody likes to wait for nothing."""
+    """Within this, the engine's log is shown on standard error, in a pipe too, so that users see why it waits."""
     handler, level = _Lines(), _engine.level
     _engine.addHandler(handler)
     _engine.setLevel(logging.INFO)

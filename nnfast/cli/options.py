@@ -314,14 +314,14 @@ def as_options(settings: Mapping[str, Any]) -> list[str]:
 
 
 def own_settings(data: str, network: str | None) -> dict[str, dict[str, Any]]:
-    """The settings that a data set and a named network bring, by their names, those that go before others last."""
+    """The settings that a data set and a named network bring, by name, in ascending precedence."""
     from ..networks.named import TRAINING_SETTINGS
 
     return {data: DATA_SETTINGS.get(data, {})} | ({network: TRAINING_SETTINGS.get(network, {})} if network else {})
 
 
 def brought(options: Mapping[str, Any], asked: Collection[str]) -> dict[str, dict[str, Any]]:
-    """Of the options, without those that were asked for: what the data set and the network brought, by their names."""
+    """Options set by the data set or the network, not by the user, by name."""
     found: dict[str, dict[str, Any]] = {}
     seen = set(asked)
     for name, settings in reversed(own_settings(options["data"], options["network"]).items()):

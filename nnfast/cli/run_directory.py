@@ -67,7 +67,7 @@ class RunDirectory:
                 self.path.rmdir()
 
     def record(self, record: EpochRecord) -> None:
-        """Append an epoch to metrics.jsonl, for whoever watches the file. A callback of train()."""
+        """Append an epoch to metrics.jsonl, for programs that follow the file. A callback of train()."""
         line = {"epoch": record.epoch, "loss": record.loss, **record.metrics}
         line |= {"learning_rate": float(record.learning_rate), "seconds": record.seconds}
         self._begin().write(to_json(line) + "\n")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 def is_watched(quiet: bool) -> bool:
-    """Whether somebody sees standard error as it is written."""
+    """Whether standard error is a terminal, and not to be kept quiet."""
     return not quiet and sys.stderr.isatty()
 
 

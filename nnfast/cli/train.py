@@ -75,7 +75,7 @@ def _train(run: Prepared, backend: Backend, directory: RunDirectory | None, watc
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Training interrupted by user")  # the final line says so
-        # Nobody to tell: tiny networks then run many epochs at once
+        # Without a callback, tiny networks run many epochs in one call
         callbacks: list[Any] = [directory.record] if directory else []
         if watched:
             callbacks.append(stack.enter_context(progress_bar(values["epochs"])))
@@ -106,7 +106,7 @@ def _train(run: Prepared, backend: Backend, directory: RunDirectory | None, watc
 
 
 def _full_name(asked: str, backend: Backend) -> str:
-    """The name under which the same backend is had again: "cuda:1" stays, "auto" becomes what it chose."""
+    """A name that selects this backend again: "cuda:1" stays, "auto" becomes what it chose."""
     return backend.name if asked == "auto" else asked
 
 

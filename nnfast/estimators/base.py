@@ -36,7 +36,7 @@ from .programs import Programs, backend_for_prediction
 from .sources import make_inputs
 from .stochastic import StochasticFit
 
-FEW_ROWS = 256  # scikit-learn's forward pass of so few is over before a program has begun
+FEW_ROWS = 256  # up to this many use scikit-learn's forward pass; starting a program would take longer
 
 # Methods of scikit-learn's that its loop calls and compiled steps do not: a subclass's own would have no effect.
 STEP_METHODS = ("_backprop", "_compute_loss_grad", "_forward_pass")

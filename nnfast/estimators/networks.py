@@ -55,7 +55,7 @@ def dropout_rates(dropout: Any, hidden_layers: int) -> tuple[float, ...]:
 
 
 def describe(estimator: Any, n_features: int) -> Network:
-    """The Network of an estimator that has weights, for rows of so many numbers."""
+    """The Network of an estimator that has weights, for rows of `n_features` numbers."""
     units = [n_features, *(W.shape[-1] for W in estimator.coefs_)]
     if estimator.network is not None:
         network: Network = estimator.network

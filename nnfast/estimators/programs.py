@@ -13,7 +13,7 @@ MAX_PROGRAMS = 8
 
 
 class Programs:
-    """Programs that nobody is using, by what they were compiled from.
+    """A pool of idle programs, keyed by what they were compiled from.
 
     A program has one workspace, so it is lent to one thread at a time; a second thread gets one of its own. A copy,
     as in pickles and clones, starts empty: programs hold addresses of compiled code and memory of a device.

@@ -76,7 +76,7 @@ def _advice(found: tuple[int, ...], network: Network) -> str:
 
 
 def check_vector(vector: ArrayLike, size: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """A flat vector of so many finite numbers, in `dtype`. Raises TypeError or ValueError."""
+    """A flat vector of `size` finite numbers, in `dtype`. Raises TypeError or ValueError."""
     check_unmasked(vector, name)
     numbers = np.asarray(vector)
     if numbers.dtype.kind not in "buif":

@@ -112,7 +112,7 @@ class Conv2D(BaseLayer):
     W has shape (kernel height, kernel width, channels / groups, filters), b shape (filters,); the formula is in
     docs/convolutions.md. kernel_size, stride, dilation: one number for both directions, or (vertical, horizontal).
     padding: "valid" (none), "same" (outputs of ceil(size / stride); what is odd is padded below and to the right), or
-    zeros on every side, n or (n, m). groups: channels and filters are divided into so many parts, and the filters of a
+    zeros on every side, n or (n, m). groups: channels and filters come in that many parts, and the filters of a
     part see its channels only; as many groups as channels is a depthwise convolution.
 
     initializer: a name from INITIALIZERS, where a weight's fan-in is kernel size * channels / groups, and its fan-out
@@ -174,7 +174,7 @@ class Conv2D(BaseLayer):
 
 @dataclass(frozen=True)
 class _Pool2D(BaseLayer):
-    """What both pooling layers are: windows over each channel for itself."""
+    """The base of the pooling layers: windows over each channel separately."""
 
     pool_size: int | Pair
     stride: int | Pair | None = None

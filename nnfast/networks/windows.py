@@ -24,7 +24,7 @@ class Window:
     """Sizes of input, output and kernel, in pixels, and how the kernel moves. The rule is in the module's docstring.
 
     filters: channels of the output; for pooling, those of the input. groups: the channels and the filters are divided
-    into so many parts in order, and the filters of a part see its channels only; for pooling 1. What is padded below
+    into that many parts in order, and the filters of a part see its channels only; for pooling 1. What is padded below
     and to the right follows from the output's size.
     """
 

@@ -1,4 +1,4 @@
-"""Lowers a network to where every array lives in the flat vectors. Nobody else computes an offset.
+"""Lowers a network to where every array lives in the flat vectors. No other module computes an offset.
 
 Parameters stand in one vector, layer by layer: weights in C order, then bias; the gradient and every optimizer slot
 have the same layout. What is learnt but not trained, the running statistics of BatchNorm, stands in a second one, the
@@ -22,7 +22,9 @@ from ..networks.network import Network
 from ..support.random import Purpose, generator
 from .operations import DenseOperation, Learnt, Operation, Room, Span, lower
 
-ROW_GROUP = 16  # where there are images, arrays hold a multiple of so many rows: an engine may work on whole groups
+ROW_GROUP = (
+    16  # where there are images, arrays hold a multiple of this many rows, for engines that work on whole groups
+)
 
 
 @dataclass(frozen=True)

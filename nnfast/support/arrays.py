@@ -1,4 +1,4 @@
-"""Arrays on a CUDA device beside NumPy's: telling them apart, and fetching them. Imports CuPy for nobody."""
+"""Arrays on a CUDA device beside NumPy's: telling them apart, and fetching them. Never imports CuPy."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ def interruptible() -> Iterator[Interruption]:
     """Within this, a first Ctrl-C is noted for the end of the stretch; a second one interrupts at once."""
     interruption = Interruption()
     previous = signal.getsignal(signal.SIGINT)
-    # Python delivers signals to the main thread alone, and with another handler somebody else decides what Ctrl-C does.
+    # Python delivers signals to the main thread alone, and another handler is left alone.
     if threading.current_thread() is not threading.main_thread() or previous is not signal.default_int_handler:
         yield interruption
         return
@@ -37,7 +37,7 @@ def interruptible() -> Iterator[Interruption]:
 
 @contextlib.contextmanager
 def postponed() -> Iterator[None]:
-    """Within this, nothing interrupts: what Ctrl-C does, whoever decides that, it does at the end."""
+    """Defers SIGINT: its handler runs on exit."""
     previous = signal.getsignal(signal.SIGINT)
     if threading.current_thread() is not threading.main_thread() or not callable(previous):
         yield

@@ -22,7 +22,7 @@ from .interruption import postponed
 VARIABLES = ("NNFAST_NUM_THREADS", "OMP_NUM_THREADS")
 MAX_THREADS = 1024
 
-# A container's share of the processors: microseconds of work, or "max", in so many of time (Linux, cgroup v2)
+# A container's share of the processors: microseconds of work, or "max", and of time (Linux, cgroup v2)
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _running: set[int] = set()  # the threads in which computations run
@@ -95,7 +95,7 @@ def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
     gate = threading.Event()
     started: list[tuple[threading.Thread, threading.Event]] = []
     errors: list[BaseException] = []
-    team = 0  # nobody, until all are there
+    team = 0  # until all have started
 
     def work(number: int, done: threading.Event) -> None:
         try:

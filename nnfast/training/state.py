@@ -1,7 +1,6 @@
 """Where a run stands between two stretches of steps, as plain arrays and numbers.
 
-Whoever can save, restore and hand over a State can stop a run and go on with it elsewhere: later, in another thread, or
-beside other runs.
+A saved State can be restored later, in another thread, or beside other runs; the run goes on from there.
 """
 
 from __future__ import annotations

@@ -32,7 +32,7 @@ from .runner import Callback, Runner
 from .state import State
 from .stopping import EarlyStopping
 
-EVALUATION_ROWS = 256  # a program is laid out for at least so many rows, so that evaluation is not done in crumbs
+EVALUATION_ROWS = 256  # the least that a program is laid out for: evaluation in smaller blocks would be slow
 
 
 def train(

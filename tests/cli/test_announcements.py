@@ -1,4 +1,4 @@
-"""Compiling takes long and happens once: whoever waits for it is told so, and nobody else."""
+"""Compiling takes long and happens once: it is announced when it happens, and only then."""
 
 from __future__ import annotations
 

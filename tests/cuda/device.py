@@ -29,7 +29,7 @@ class Pool:
         self.used = 0
 
     def take(self, memory: Memory) -> None:
-        """Raises OutOfMemoryError where that much is not free; given back when nobody has the memory any longer."""
+        """Raises OutOfMemoryError where that much is not free; given back when the memory is no longer referenced."""
         size = -(-memory.host.nbytes // _UNIT) * _UNIT
         if self.used + size > self.size:
             raise OutOfMemoryError(size, self.used)

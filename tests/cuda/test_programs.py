@@ -35,7 +35,7 @@ def make_program(**options: float) -> tuple[Twin, CudaProgram]:
 
 
 def run(program: CudaProgram, epochs: int, before: int = 0) -> None:
-    """Epochs of three steps each, the last of seven rows, after so many others."""
+    """Epochs of three steps each, the last of seven rows, after other steps."""
     bounds = np.append((np.arange(epochs)[:, np.newaxis] * ROWS + [0, 8, 16]).reshape(-1), epochs * ROWS)
     program.run(np.arange(epochs * ROWS) % ROWS, bounds, np.full(3 * epochs, 0.01), first_step=3 * before)
 

@@ -200,7 +200,7 @@ for _name, _function in _ARITHMETIC.items():
 class Twin:
     """The module object. Make one with `make_twin()`; `counters` and `shared_parts` are all it has that CuPy has not.
 
-    shared_parts: of dynamic shared memory of so many bytes, the parts that a kernel cuts it into (see emulator.Kernel).
+    shared_parts: by the bytes of dynamic shared memory, the parts that a kernel cuts it into (see emulator.Kernel).
     """
 
     __name__ = "cupy"
@@ -246,7 +246,7 @@ class Twin:
     def get_default_memory_pool(self) -> SimpleNamespace:
         return SimpleNamespace(free_bytes=lambda: 0, used_bytes=lambda: self._pool.used)
 
-    # What products of float32 round their factors to; here nothing is rounded, and whoever looks sees the setting.
+    # What products of float32 round their factors to; here nothing is rounded, and the setting can be read.
 
     def _get_compute_type(self, dtype: Any) -> int:
         assert np.dtype(dtype) == np.float32

@@ -1,4 +1,4 @@
-"""Threads that do not start, that fail, and that are interrupted: nobody waits for ever."""
+"""Threads that do not start, that fail, and that are interrupted: no thread waits for ever."""
 
 from __future__ import annotations
 
@@ -140,7 +140,7 @@ else:
 
 @signals_the_process
 def test_ctrl_c_during_a_stretch_leaves_it_whole() -> None:
-    """The program's arrays are nobody's but the user's once KeyboardInterrupt is there: the stretch is at its end."""
+    """The program's arrays belong to the user alone once KeyboardInterrupt is raised: the stretch is at its end."""
     run_script("""
 from nnfast.backends import Source, get_backend
 from nnfast.formulas.losses import get_loss

@@ -18,9 +18,9 @@ ImageOperation: TypeAlias = ConvolutionOperation | PoolingOperation | BatchNormO
 TILE_ROWS = 64  # ROWS of correlation.cu: pixels, or terms, of a block's tile
 SIDES = (2, 4)  # SIDE of correlation.cu: a thread sums SIDE x SIDE numbers, so that a tile has 16 or 64 columns
 CHANNELS = 8  # of a block of batch_norm.cu
-CHUNK_ROWS = 256  # that a block of batch_norm.cu has at least, where there are so many
+CHUNK_ROWS = 256  # the least for a block of batch_norm.cu, where there are enough
 CHUNKS = 64  # at most: every block of the launch that adds them up reads them all
-BLOCKS = 256  # about so many, all in all, that a sum is spread over: two for each multiprocessor of an H100
+BLOCKS = 256  # about how many a sum is spread over, in all: two for each multiprocessor of an H100
 
 
 class Chunks(NamedTuple):
@@ -31,7 +31,7 @@ class Chunks(NamedTuple):
 
 
 def side(columns: int) -> int:
-    """How many numbers in a row a thread sums for a matrix of so many columns: wider tiles where they are filled."""
+    """How many numbers in a row a thread sums for a matrix of this width: wider tiles where they are filled."""
     return SIDES[columns > 2 * tile_columns(SIDES[0])]
 
 

@@ -157,7 +157,7 @@ class CudaProgram(Program):
         self._send(self._slots, vectors)
 
     def _send(self, there: Any, values: Vector) -> None:
-        """Copy values over, and wait: whoever has them may change them afterwards."""
+        """Copy values over, and wait, so that the caller may change them afterwards."""
         host = np.ascontiguousarray(values, self.recipe.dtype)
         with self._device():
             there.set(host)

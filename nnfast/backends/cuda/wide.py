@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 THREADS = 256  # of a block that is one-dimensional
 MAX_BLOCKS = 4096  # in one direction of a grid; kernels stride over what is left
-SUMMING_BLOCKS = 256  # at most so many blocks leave a partial sum each, which every block of the next kernel reads
+SUMMING_BLOCKS = 256  # the most blocks that leave a partial sum each, which every block of the next kernel reads
 PREPARED_SIZES = 4  # numbers of rows whose launches are kept
 
 Launch = Callable[[], Any]

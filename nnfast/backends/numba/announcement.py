@@ -31,7 +31,7 @@ _announced: set[tuple[str, np.dtype[Any]]] = set()  # kernels, by name
 def announce(plan: Plan, dtype: np.dtype[Any]) -> None:
     """Say once which kernels for a plan will be compiled, if any have to be, and how long that takes.
 
-    In the log, which the command line shows; on a terminal also where nobody listens to the log.
+    In the log, which the command line shows; on a terminal also where the log has no handler.
     """
     from ...kernels.cpu import compilation
 

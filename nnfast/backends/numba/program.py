@@ -22,7 +22,7 @@ from .table import Table
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
 FLOPS_PER_THREAD = 1_000_000
-FLOPS_PER_UPDATE = 20  # of a parameter takes as long as so many of a product
+FLOPS_PER_UPDATE = 20  # one parameter's update costs about as much as this many flops of a product
 
 # What a block of rows needs on its way stays in a part of the second-level cache.
 BLOCK_BYTES = 2**19

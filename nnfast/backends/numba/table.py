@@ -131,7 +131,7 @@ class Table:
         row[tables.KIND] = kind
         row[tables.INPUT_SIZE] = row[tables.OUTPUT_SIZE] = size
         row[tables.INPUTS], row[tables.OUTPUTS], row[tables.Z] = inputs, outputs, outputs
-        row[tables.GRADIENT] = outputs  # read by nobody where there is no input gradient
+        row[tables.GRADIENT] = outputs  # not read where there is no input gradient
         row[tables.GROUP] = group_size(self._dtype)
         row[tables.FORWARD] = row[tables.BACKWARD] = self._kernel("interleave")
         if kind == tables.DEINTERLEAVE:

@@ -38,7 +38,7 @@ struct Launch {
     void** arguments;
     char* image[4];  // begin, end, and the static shared memory in it
     Slot slots[SLOTS];
-    const Part* parts;  // of dynamic shared memory, where a kernel cuts it up; what lies between is nobody's
+    const Part* parts;  // of dynamic shared memory, where a kernel cuts it up; what lies between belongs to no part
     size_t part_count;
 };
 
@@ -56,7 +56,7 @@ extern Launch launch;
 extern unsigned block_number, thread_number;  // linear, of the running thread
 extern char *arena, *stacks_begin, *stacks_end, *shadow;
 
-// Records what the running thread, or nobody, did, and ends the launch without returning.
+// Records what the running thread, or none, did, and ends the launch without returning.
 [[noreturn]] void fail(Violation violation, int line, const char* format, ...) __attribute__((format(printf, 3, 4)));
 extern Report report;
 

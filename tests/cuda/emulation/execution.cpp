@@ -223,7 +223,7 @@ bool run_block() {
             ++position;
         }
         if (!progressed) {
-            thread_number = MAX_THREADS;  // nobody
+            thread_number = MAX_THREADS;  // none
             fail_divergent();
         }
     }

@@ -111,7 +111,7 @@ void check_granule(Granule& granule, const Place& place, size_t offset, unsigned
     if (kind == Kind::read) remember(granule.reads, access);
     if (kind == Kind::atomic) remember(granule.atomics, access);
     if (kind == Kind::write) {
-        granule.write = access;  // whoever comes after it comes after all that it was compared with
+        granule.write = access;  // what follows it follows all that it was compared with
         memset(granule.reads, 0, sizeof granule.reads);
         memset(granule.atomics, 0, sizeof granule.atomics);
     }
