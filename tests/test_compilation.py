@@ -166,3 +166,11 @@ def test_an_edited_kernel_gets_a_cache_of_its_own(tmp_path: Path, monkeypatch: p
     with (kernels / "rows.py").open("a") as file:
         file.write("# edited\n")
     assert directory() != before
+
+
+def test_so_does_a_constant_that_kernels_take_from_elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    directory = compilation.cache_directory.__wrapped__
+    monkeypatch.setenv("NNFAST_CACHE_DIR", str(tmp_path))
+    before = directory()
+    monkeypatch.setattr(compilation, "ROW_GROUP", 32)
+    assert directory() != before

@@ -31,8 +31,8 @@ from .vectors import keep, lane, lane_count, load, load_some, splat, store, stor
 # A row: offsets in the workspace, the parameters (GAMMA, BETA) and the state (RUNNING_MEAN, RUNNING_VARIANCE), -1 where
 # there is none; PIXELS of one image, 1 for flat rows.
 (
-    X, Z, DELTA, DX, MEAN, INVERSE_DEVIATION, GAMMA, BETA, RUNNING_MEAN, RUNNING_VARIANCE, PIXELS, CHANNELS, COLUMNS,
-) = range(13)  # fmt: skip
+    X, Z, DELTA, DX, MEAN, INVERSE_DEVIATION, GAMMA, BETA, RUNNING_MEAN, RUNNING_VARIANCE, PIXELS, CHANNELS,
+) = range(12)  # fmt: skip
 MOMENTUM, EPSILON = range(2)
 
 

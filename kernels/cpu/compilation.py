@@ -23,6 +23,7 @@ import llvmlite.binding
 import numpy as np
 
 import nnfast.support.random
+from nnfast.plans.plan import ROW_GROUP
 from nnfast.support.files import write_bytes
 
 from .options import OPTIONS
@@ -79,7 +80,7 @@ def cache_directory() -> Path | None:
     features = llvmlite.binding.get_host_cpu_features().flatten()
     for part in (
         importlib.metadata.version("numba"), llvmlite.__version__, sys.version, llvmlite.binding.get_process_triple(),
-        llvmlite.binding.get_host_cpu_name(), features, str(VECTOR_BYTES), *settings,
+        llvmlite.binding.get_host_cpu_name(), features, str(VECTOR_BYTES), str(ROW_GROUP), *settings,
     ):  # fmt: skip
         digest.update(part.encode() + b"\0")
     try:

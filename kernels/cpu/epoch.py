@@ -14,6 +14,8 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+from nnfast.plans.plan import ROW_GROUP
+
 from .barrier import wait
 from .calls import at, call_void, copy
 from .compilation import helper
@@ -63,7 +65,6 @@ from .tables import (
     LOSS_CONSTANTS,
     MASK,
     MODE,
-    MOMENTUM,
     MULTIPLY,
     NARROW,
     ONE,
@@ -74,7 +75,6 @@ from .tables import (
     PASS,
     PENALTY_ROWS,
     PIXELS,
-    ROW_GROUP,
     RUNNING,
     SCALE,
     SOURCE_INPUTS,
@@ -82,6 +82,7 @@ from .tables import (
     SOURCE_WEIGHTS,
     SPARSE,
     STATISTICS,
+    STATISTICS_CONSTANTS,
     SUM_REDUCTION,
     SUMS,
     THRESHOLD,
@@ -261,7 +262,7 @@ def statistics(m, op, n, thread, threads):
     start, stop = share(op[CHANNELS], thread, threads)
     mode = m.job[MODE]
     whose = TRAINING if mode == TRAIN else BATCH if mode == GRADIENT_ONLY else RUNNING
-    constants = at(m.constants, op[MOMENTUM])
+    constants = at(m.constants, op[STATISTICS_CONSTANTS])
     call_void(
         op[STATISTICS], (op[FORWARD_ROW], constants, m.workspace, m.state, n * op[PIXELS], whose, start, stop)
     )  # fmt: skip

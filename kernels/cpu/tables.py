@@ -6,14 +6,14 @@ from __future__ import annotations
 # others in the workspace; -1 stands for absent. The weights are a matrix of WEIGHT_ROWS x WEIGHT_COLUMNS; the bias is
 # all other parameters; WEIGHTS_TRANSPOSED is room for the weights' transpose, NARROW for that of a narrow matrix's
 # gradient. GROUP: how many rows are stored together (see images.py), 1 for rows in C order. VALUE to SUMS are addresses
-# of kernels (see formulas.py, images.py, batch_norm.py), those with ROW of the row that such a kernel reads. MOMENTUM:
-# the place of a batch normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it takes a row in C
-# order.
+# of kernels (see formulas.py, images.py, batch_norm.py), those with ROW of the row that such a kernel reads.
+# STATISTICS_CONSTANTS: the place of a batch normalisation's constants. PIXELS: in how many parts of CHANNELS numbers it
+# takes a row in C order.
 (
     KIND, INPUT_SIZE, OUTPUT_SIZE, WEIGHTS, WEIGHT_ROWS, WEIGHT_COLUMNS, WEIGHTS_TRANSPOSED, NARROW, BIAS, BIAS_SIZE,
     INPUTS, Z, OUTPUTS, GRADIENT, INPUT_GRADIENT, VALUE, DERIVATIVE, CONSTANTS, PENALTIES, GROUP,
     FORWARD, FORWARD_ROW, BACKWARD, BACKWARD_ROW, WEIGHT_GRADIENT, WEIGHT_GRADIENT_ROW,
-    STATISTICS, SUMS, CHANNELS, PIXELS, MOMENTUM, MASK, THRESHOLD, LAYER, COLUMNS,
+    STATISTICS, SUMS, CHANNELS, PIXELS, STATISTICS_CONSTANTS, MASK, THRESHOLD, LAYER, COLUMNS,
 ) = range(35)  # fmt: skip
 # What an operation is to the epoch. PASS: kernels that each take whole groups of rows (see images.py) do all of it; a
 # convolution, a pooling. INTERLEAVE, DEINTERLEAVE: from rows to groups, and back. SPARSE: a dense layer on sparse rows
@@ -36,8 +36,6 @@ SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
 
 # Whose statistics a batch normalisation takes; TRAINING also moves the running ones towards the batch's.
 RUNNING, BATCH, TRAINING = range(3)
-
-ROW_GROUP = 16  # threads and blocks begin at multiples of this many rows: whole groups of images, whole Philox counters
 
 # The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
 ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24

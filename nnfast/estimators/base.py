@@ -23,8 +23,8 @@ from ..backends import Backend, Source
 from ..formulas.activations import ACTIVATIONS, ALIASES, Activation
 from ..formulas.optimizers import sgd
 from ..formulas.schedules import SCHEDULES, Schedule
-from ..models.model import PREDICTION_ROWS
 from ..networks.network import Network
+from ..plans.plan import ROWS_AT_ONCE
 from ..plans.recipe import Recipe
 from ..support.checks import check_dtype, check_unmasked
 from ..support.threads import MAX_THREADS
@@ -292,7 +292,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         dtype = found if found.name in ("float32", "float64") else np.dtype(np.float64)
         network = networks.describe(self, X.shape[1])
         loss = networks.chosen_loss(self, network, dtype)
-        plan = networks.make_room(network, 1, PREDICTION_ROWS)
+        plan = networks.make_room(network, 1, ROWS_AT_ONCE)
 
         def compile_program() -> Any:
             return backend_for_prediction(self.backend, self.threads).compile(plan, Recipe(loss, sgd(), dtype))

@@ -10,11 +10,10 @@ from numpy.typing import NDArray
 from ..backends import Source, get_backend
 from ..formulas.losses import check_target_values
 from ..formulas.optimizers import sgd
+from ..plans.plan import ROWS_AT_ONCE
 from ..plans.recipe import Recipe
 from . import networks
 from .sources import make_source
-
-BLOCK_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
 
 
 def check_parameters(estimator: Any) -> None:
@@ -48,7 +47,7 @@ class Objective:
         loss = networks.chosen_loss(estimator, network, dtype)
         if not networks.is_scikit_learns_loss(estimator.loss):
             check_target_values(loss, np.asarray(y, np.float64))
-        self._plan = networks.make_room(network, 1, min(BLOCK_ROWS, X.shape[0]))
+        self._plan = networks.make_room(network, 1, min(ROWS_AT_ONCE, X.shape[0]))
         # Without penalty, so that blocks add up; it is added here, once
         backend = get_backend(estimator.backend, estimator.threads)
         self._program = backend.compile(self._plan, Recipe(loss, sgd(), dtype))

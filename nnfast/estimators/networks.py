@@ -28,7 +28,7 @@ from ..support.checks import check_unmasked
 from .sources import check_sparse
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
-SPARE_ROWS = 2**23  # elements a workspace may take for more rows than it needs
+SPARE_ELEMENTS = 2**23  # of a workspace, for more rows than a batch has
 
 
 def hidden_activations(activation: Any, hidden_layers: int) -> tuple[Activation, ...]:
@@ -165,7 +165,7 @@ def is_scikit_learns_loss(loss: Any) -> bool:
 def make_room(network: Network, rows: int, spare: int) -> Plan:
     """A plan for batches of `rows` rows, or, where the network is small, of up to `spare`, for evaluation."""
     per_row = sum(math.prod(shape) for shape in network.shapes)
-    return make_plan(network, max(1, rows, min(spare, SPARE_ROWS // per_row)))
+    return make_plan(network, max(1, rows, min(spare, SPARE_ELEMENTS // per_row)))
 
 
 def flatten(plan: Plan, coefs: Sequence[NDArray[Any]], intercepts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

@@ -24,7 +24,7 @@ from ..formulas.intervals import SIMPLEX, lies_within
 from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..formulas.optimizers import sgd
 from ..networks.network import Network
-from ..plans.plan import make_plan
+from ..plans.plan import ROWS_AT_ONCE, make_plan
 from ..plans.recipe import Recipe
 from ..support.arrays import array_module
 from ..support.checks import check_dtype
@@ -35,7 +35,6 @@ from .metrics import predicted_classes, score
 from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"
-PREDICTION_ROWS = 1024  # rows at a time: enough to keep a processor busy, few enough to stay in its caches
 
 
 @dataclass(eq=False)
@@ -133,7 +132,7 @@ class Model:
         with self._lock:
             chosen = self.backend, self.threads
             if self._compiled is None or self._compiled[0] != chosen:
-                plan = make_plan(self.network, PREDICTION_ROWS)
+                plan = make_plan(self.network, ROWS_AT_ONCE)
                 recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
                 self._compiled = chosen, get_backend(*chosen).compile(plan, recipe)
             program = self._compiled[1]

@@ -22,9 +22,11 @@ from ..networks.network import Network
 from ..support.random import Purpose, generator
 from .operations import DenseOperation, Learnt, Operation, Room, Span, lower
 
-ROW_GROUP = (
-    16  # where there are images, arrays hold a multiple of this many rows, for engines that work on whole groups
-)
+# Rows that an engine may take as one: whole groups of images, whole Philox counters. Where there are images, arrays
+# hold a multiple of them.
+ROW_GROUP = 16
+# Rows of a plan that no batch size decides: enough to keep a processor busy, few enough to stay in its caches
+ROWS_AT_ONCE = 1024
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ...plans.plan import Plan
+from ...plans.plan import ROW_GROUP, Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
@@ -104,7 +104,7 @@ class NumbaProgram(HostProgram):
         job[tables.BATCH_INPUTS] = plan.inputs.offset
         job[tables.BATCH_TARGETS] = plan.targets.offset
         job[tables.BATCH_WEIGHTS] = plan.sample_weight.offset
-        job[tables.BLOCK] = block_rows(plan, recipe.dtype, tables.ROW_GROUP)
+        job[tables.BLOCK] = block_rows(plan, recipe.dtype)
         return operations, np.array(constants, recipe.dtype), job
 
     def _read_sparse_rows(self, inputs: Any, operations: NDArray[np.int64], job: NDArray[np.int64]) -> None:
@@ -257,12 +257,12 @@ def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Vector:
     return memory[start : start + size].view(dtype).reshape(shape)
 
 
-def block_rows(plan: Plan, dtype: np.dtype[Any], group: int) -> int:
+def block_rows(plan: Plan, dtype: np.dtype[Any]) -> int:
     """How many rows at once go through the network: whole groups, whose arrays fit into BLOCK_BYTES together."""
     if plan.image_operations:
-        return IMAGE_ROWS // group * group
+        return IMAGE_ROWS // ROW_GROUP * ROW_GROUP
     row_bytes = plan.workspace_size // plan.rows * dtype.itemsize
-    return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // group * group
+    return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // ROW_GROUP * ROW_GROUP
 
 
 @cache

@@ -285,7 +285,7 @@ class Table:
                 channels=op.channels,
             )
         )
-        row[tables.MOMENTUM] = len(self.constants)
+        row[tables.STATISTICS_CONSTANTS] = len(self.constants)
         self.constants.extend((op.layer.momentum, op.layer.epsilon))
         row[tables.CONSTANTS] = len(self.constants)
         self._activation(row, op.layer.function)
