@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,6 +41,30 @@ if find_spec("hypothesis"):
     # No test asserts a time: how long an example takes says more of the machine than of the code.
     hypothesis.settings.register_profile("untimed", deadline=None)
     hypothesis.settings.load_profile("ci" if "CI" in os.environ else "untimed")
+
+
+# Files that take most of the suite's processor time; `-m "not slow"` leaves them out.
+SLOW = {
+    "test_backend.py", "test_compilation.py", "test_convolutions.py", "test_estimators_at_work.py",
+    "test_estimators_ecosystem.py", "test_estimators_onnx.py", "test_estimators_same_model.py", "test_gate.py",
+    "test_image_kernels.py", "test_mutants.py", "test_register_widths.py", "test_same_results.py",
+    "test_same_results_at_any_size.py", "test_several.py", "test_bits.py", "test_training.py", "test_documents.py",
+    "test_layer_norm.py", "test_images.py", "test_bare_machine.py", "test_package.py", "test_failures.py",
+}  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.name in SLOW:
+            item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> Any:
+    """With -n, whole files go to the processes: a file's fixtures and what it compiled are made once."""
+    from xdist.scheduler import LoadFileScheduling
+
+    return LoadFileScheduling(config, log)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

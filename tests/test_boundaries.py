@@ -21,7 +21,8 @@ from nnfast.formulas.optimizers import adam
 from nnfast.models.validation import converted
 from nnfast.networks.layers import BatchNorm, Dense
 from nnfast.networks.network import Network
-from nnfast.training.train import DivergenceError, train
+from nnfast.training.stopping import DivergenceError
+from nnfast.training.train import train
 from tests.test_training import CLASSIFIER, REGRESSION, quick
 
 X = np.random.default_rng(0).normal(size=(70, 3))

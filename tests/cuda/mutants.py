@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -459,17 +458,12 @@ _LEVELS: list[tuple[type[Exception], Level]] = [
 
 def caught_by(file: str, text: str) -> tuple[Level, str] | None:
     """The first level that objects to this text in place of a file, and what it says; None if all let it pass."""
-    with ThreadPoolExecutor(1) as beside:  # NVIDIA's compiler works without the interpreter's lock
-        compiled = None
+    try:
         if not file.endswith(".py") and gate.unavailable_reason() is None:
-            compiled = beside.submit(_pass_gate, compiled_text(file, text))
-        found: BaseException | None = None
-        try:
-            for order in ORDERS:
-                exercise(file, text, order)
-        except Exception as error:
-            found = error
-    if error := (compiled and compiled.exception()) or found:
+            _pass_gate(compiled_text(file, text))
+        for order in ORDERS:
+            exercise(file, text, order)
+    except Exception as error:
         level = next(level for kind, level in _LEVELS if isinstance(error, kind))
         return level, str(error).strip().partition("\n")[0]
     return None
