@@ -1,12 +1,18 @@
-"""The gradient of the loss by the inputs, on every backend."""
+"""The gradient of the loss, and of outputs, by the inputs: on every backend, and from a model."""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pytest
 
 from nnfast.backends import Backend, Program, Source, get_backend
-from nnfast.networks.layers import BatchNorm, Dense, Dropout
+from nnfast.data.encoding import InputEncoding
+from nnfast.data.targets import ClassTargets, NumberTargets
+from nnfast.formulas.losses import LOSSES
+from nnfast.models.model import PREDICTION_ROWS, Model
+from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten
 from nnfast.networks.network import Network
 from nnfast.plans.plan import make_plan
 from nnfast.plans.recipe import Recipe
@@ -166,3 +172,114 @@ def test_a_plan_without_room_for_it_is_refused(backend: Backend) -> None:
         program.input_gradient(make_source(network, 4))
     with pytest.raises(ValueError, match="5 rows in one batch, but the plan has room for 4"):
         program.input_gradient(make_source(network, 5))
+
+
+# Model.input_gradient
+
+
+def a_model(network: Network, targets: Any, loss: str = "squared_error", **options: Any) -> Model:
+    plan = make_plan(network, 1)
+    state = plan.initial_state() * 1.7 + 0.3
+    return Model(network, plan.initial_parameters(3), state, LOSSES[loss], targets, backend="numpy", **options)
+
+
+def slopes_of(function: Any, X: np.ndarray) -> np.ndarray:
+    """By central differences; function: of all rows, (n_rows,)."""
+    slopes = np.empty_like(X)
+    for place in np.ndindex(X.shape[1:]):
+        moved = []
+        for step in (1e-6, -1e-6):
+            copy = X.copy()
+            copy[(slice(None), *place)] += step
+            moved.append(function(copy))
+        slopes[(slice(None), *place)] = (moved[0] - moved[1]) / 2e-6
+    return slopes
+
+
+LABELS = ClassTargets(np.array(["cat", "cow", "dog"]))
+
+
+def test_a_model_gives_the_slope_of_a_label_s_probability() -> None:
+    network = Network(
+        (5, 4, 2), [Conv2D(3, 2), BatchNorm(activation="tanh"), Dropout(0.4), Flatten(), Dense(3, "softmax")]
+    )
+    model = a_model(network, LABELS, "cross_entropy", input_scale=0.25)
+    X = np.random.default_rng(0).normal(size=(6, 5, 4, 2))
+    for column, label in enumerate(LABELS.classes):
+        expected = slopes_of(lambda rows, k=column: model.predict_proba(rows)[:, k], X)
+        found = model.input_gradient(X, label)
+        assert found.shape == X.shape
+        assert difference(found, expected) < FINITE_DIFFERENCES
+    model.parameters *= 5  # so that rows differ in their labels
+    labels = model.predict(X)
+    assert len(set(labels)) > 1
+    of_each = [model.input_gradient(X[row : row + 1], label)[0] for row, label in enumerate(labels)]
+    assert difference(model.input_gradient(X), of_each) < ONE_STEP["float64"]
+    np.testing.assert_array_equal(model.input_gradient(X), model.input_gradient(X, labels))
+
+
+def test_both_labels_of_a_single_output_have_a_slope() -> None:
+    model = a_model(
+        Network(4, [Dense(3, "tanh"), Dense(1, "sigmoid")]), ClassTargets(np.array([3, 7])), "binary_cross_entropy"
+    )
+    X = np.random.default_rng(0).normal(size=(5, 4))
+    for column, label in enumerate((3, 7)):
+        expected = slopes_of(lambda rows, k=column: model.predict_proba(rows)[:, k], X)
+        assert difference(model.input_gradient(X, label), expected) < FINITE_DIFFERENCES
+
+
+def test_numbers_are_differentiated_in_the_targets_units() -> None:
+    targets = NumberTargets(np.array([5.0, -1.0]), np.array([100.0, 3.0]), is_flat=False)
+    model = a_model(Network(4, [Dense(3, "tanh"), Dense(2)]), targets)
+    X = np.random.default_rng(0).normal(size=(5, 4))
+    for column in range(2):
+        expected = slopes_of(lambda rows, k=column: model.predict(rows)[:, k], X)
+        assert difference(model.input_gradient(X, column), expected) < FINITE_DIFFERENCES
+    single = a_model(Network(4, [Dense(1)]), NumberTargets(np.zeros(1), np.ones(1), is_flat=True))
+    assert difference(single.input_gradient(X), slopes_of(single.predict, X)) < FINITE_DIFFERENCES
+
+
+def test_bytes_and_more_rows_than_a_batch_are_differentiated_as_floats_are(backend: Backend) -> None:
+    model = a_model(Network((2, 3), [Flatten(), Dense(3, "softmax")]), LABELS, "cross_entropy", input_scale=1 / 255)
+    model.backend = backend
+    pixels = np.random.default_rng(0).integers(0, 256, (PREDICTION_ROWS + 5, 2, 3)).astype(np.uint8)
+    from_bytes = model.input_gradient(pixels, "cow")
+    assert from_bytes.shape == pixels.shape
+    assert difference(from_bytes, model.input_gradient(pixels.astype(float), "cow")) < ONE_STEP["float64"]
+    assert difference(from_bytes[-5:], model.input_gradient(pixels[-5:], "cow")) < ONE_STEP["float64"]
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        ("horse", ValueError, "the label 'horse' in row 0"),
+        (1, TypeError, "the labels are numbers"),
+        (["cat", "dog"], ValueError, r"one for all rows, or have shape \(4,\), got shape \(2,\)"),
+    ],
+)
+def test_labels_that_the_model_does_not_know_are_refused(output: Any, error: type, message: str) -> None:
+    model = a_model(Network(4, [Dense(3, "softmax")]), LABELS, "cross_entropy")
+    with pytest.raises(error, match=message):
+        model.input_gradient(np.zeros((4, 4)), output)
+
+
+@pytest.mark.parametrize(
+    ("output", "error", "message"),
+    [
+        (None, ValueError, "the network has 2 outputs: pass output=0 to 1"),
+        (2, ValueError, r"output must lie in \[0, 2\), got 2"),
+        (-1, ValueError, r"output must lie in \[0, 2\), got -1"),
+        (0.5, TypeError, r"output must be the index of an output, in \[0, 2\), got 0.5"),
+    ],
+)
+def test_outputs_that_a_regression_does_not_have_are_refused(output: Any, error: type, message: str) -> None:
+    model = a_model(Network(4, [Dense(2)]), NumberTargets(np.zeros(2), np.ones(2), is_flat=False))
+    with pytest.raises(error, match=message):
+        model.input_gradient(np.zeros((4, 4)), output)
+
+
+def test_encoded_columns_are_refused() -> None:
+    X = np.random.default_rng(0).normal(size=(5, 4))
+    model = a_model(Network(4, [Dense(3, "softmax")]), LABELS, "cross_entropy", inputs=InputEncoding.fit(X))
+    with pytest.raises(TypeError, match="this model encodes columns"):
+        model.input_gradient(X)
