@@ -16,6 +16,7 @@ from nnfast.networks.layers import BatchNorm, Conv2D, Dense, Dropout, Flatten
 from nnfast.networks.network import Network
 from nnfast.plans.plan import make_plan
 from nnfast.plans.recipe import Recipe
+from tests import programs
 from tests.image_networks import IMAGE_NETWORKS, WITH_DROPOUT
 from tests.programs import recipe
 from tests.tolerances import FINITE_DIFFERENCES, ONE_STEP, difference
@@ -33,10 +34,8 @@ NETWORKS = DENSE_NETWORKS | IMAGE_NETWORKS | {"image dropout": (WITH_DROPOUT, 5)
 
 def make_program(backend: Backend, network: Network, rows: int, settings: Recipe) -> Program:
     """A program with running statistics unlike those of any batch."""
-    plan = make_plan(network, rows, gives_input_gradient=True)
-    program = backend.compile(plan, settings)
-    program.parameters = plan.initial_parameters(3) + 0.01
-    program.state = plan.initial_state() * 1.7 + np.random.default_rng(5).random(plan.state_count)
+    program = programs.make_program(backend, network, settings, rows, gives_input_gradient=True)
+    program.state = program.plan.initial_state() * 1.7 + np.random.default_rng(5).random(program.plan.state_count)
     return program
 
 

@@ -153,8 +153,7 @@ class ImageProgram(WideProgram):
         chunks, (channels, count, size) = self._norm_sizes(op, batch)
         first = (x, *kept, z, outputs, delta, self._constants_of(op), self._sums, channels, count, size)
         second = (
-            x, *kept, op.gamma.view(self._parameters), delta, self._sums,
-            np.int32(chunks.number if batch.by_batch else 0),
+            x, *kept, op.gamma.view(self._parameters), delta, self._sums, np.int32(chunks.number * batch.by_batch),
             op.gamma.view(self._gradient), op.beta.view(self._gradient), before,
             np.int32(op.input_gradient is not None), channels, count,
         )  # fmt: skip
