@@ -114,11 +114,11 @@ class Model:
         return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}
 
     def input_gradient(self, X: ArrayLike, output: ArrayLike | None = None) -> NDArray[Any]:
-        """How an output changes with each number of X: its gradient, the saliency of Simonyan et al. 2013.
+        """How an output changes with each number of X: its gradient, whose size is the saliency of that number.
 
         It is the slope of what this model predicts: BatchNorm uses the running statistics, and dropout drops nothing,
         so that no row depends on another. Where softmax or sigmoid is sure of a class, the slope of its probability is
-        close to 0.
+        close to 0; Simonyan et al. 2013 take the score before it instead.
 
         Parameters
         ----------
