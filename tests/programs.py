@@ -33,8 +33,10 @@ def make_source(network: Network, loss: Loss, rows: int, dtype: str = "float64",
     return Source(*(array.astype(dtype) for array in (inputs, targets, weights)))
 
 
-def make_program(backend: Backend, network: Network, recipe: Recipe, rows: int, seed: int = 3) -> Program:
-    plan = make_plan(network, rows)
+def make_program(
+    backend: Backend, network: Network, recipe: Recipe, rows: int, seed: int = 3, *, gives_input_gradient: bool = False
+) -> Program:
+    plan = make_plan(network, rows, gives_input_gradient=gives_input_gradient)
     program = backend.compile(plan, recipe)
     program.parameters = plan.initial_parameters(seed) + 0.01  # biases that are not zero
     return program

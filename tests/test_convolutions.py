@@ -28,8 +28,8 @@ from tests.programs import assert_finite_differences_agree
 from tests.tolerances import ONE_STEP, PEER, difference
 
 
-def compiled(network: Network, rows: int, **options: Any) -> Program:
-    plan = make_plan(network, rows)
+def compiled(network: Network, rows: int, *, gives_input_gradient: bool = False, **options: Any) -> Program:
+    plan = make_plan(network, rows, gives_input_gradient=gives_input_gradient)
     recipe = Recipe(LOSSES["squared_error"], sgd(), np.dtype(np.float64), **options)
     program = get_backend("numpy").compile(plan, recipe)
     program.parameters = plan.initial_parameters(3) + 0.01
@@ -147,12 +147,16 @@ def test_the_example_of_the_docs_is_right() -> None:
 # PyTorch: channels first, its own layers, and padding made by hand where it has none of the kind.
 
 
-def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
-    """Loss and flat gradient of a batch by PyTorch's layers and its automatic differentiation."""
+def as_torch(program: Program, source: Source, *, trains: bool = True) -> tuple[float, np.ndarray, np.ndarray]:
+    """Loss, flat gradient and that of the inputs by PyTorch's layers and its automatic differentiation.
+
+    trains: whether BatchNorm takes the batch's statistics; else it takes the running ones.
+    """
     torch = pytest.importorskip("torch", reason="PyTorch is not installed")
     functional = torch.nn.functional
     plan, network = program.plan, program.plan.network
-    flat = torch.tensor(program.parameters, requires_grad=True)
+    flat, inputs = (torch.tensor(array, requires_grad=True) for array in (program.parameters, source.inputs))
+    state = torch.tensor(program.state)
 
     def take(span: Any) -> Any:
         return flat[span.offset : span.end].reshape(span.shape)
@@ -164,7 +168,7 @@ def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
         return functional.pad(x, sides, value=value)
 
     shape = (*network.input_shape, 1) if len(network.input_shape) == 2 else network.input_shape
-    x = torch.tensor(source.inputs).reshape(-1, *shape)
+    x = inputs.reshape(-1, *shape)
     x = x.permute(0, 3, 1, 2) if len(shape) == 3 else x
     operations = {op.layer_index: op for op in plan.operations}
     for index, layer in enumerate(network.layers):
@@ -184,7 +188,8 @@ def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
         elif isinstance(layer, LayerNorm):
             x = functional.layer_norm(x, x.shape[1:], take(op.gamma), take(op.beta), layer.epsilon)
         elif isinstance(layer, BatchNorm):
-            x = functional.batch_norm(x, None, None, take(op.gamma), take(op.beta), training=True, eps=layer.epsilon)
+            running = [None, None] if trains else [op.running_mean.view(state), op.running_variance.view(state)]
+            x = functional.batch_norm(x, *running, take(op.gamma), take(op.beta), training=trains, eps=layer.epsilon)
         else:
             w = op.window
             size, stride = (w.kernel_height, w.kernel_width), (w.stride_y, w.stride_x)
@@ -201,7 +206,7 @@ def as_torch(program: Program, source: Source) -> tuple[float, np.ndarray]:
     weights = torch.tensor(source.sample_weight)
     loss = (weights * losses).sum() / weights.sum()
     loss.backward()
-    return float(loss.detach()), flat.grad.numpy()
+    return float(loss.detach()), flat.grad.numpy(), inputs.grad.numpy()
 
 
 TORCH_ACTIVATIONS: dict[str, Any] = {
@@ -219,10 +224,18 @@ TORCH_ACTIVATIONS: dict[str, Any] = {
 def test_loss_and_all_gradients_are_pytorch_s(name: str) -> None:
     network, rows = IMAGE_NETWORKS[name]
     program, source = compiled(network, rows), some_rows(network, rows)
-    expected_loss, expected = as_torch(program, source)
+    expected_loss, expected, _ = as_torch(program, source)
     loss, gradient = program.loss_and_gradient(source)
     assert loss == pytest.approx(expected_loss, rel=PEER)
     assert difference(gradient, expected) < PEER
+
+
+@pytest.mark.parametrize("name", IMAGE_NETWORKS)
+def test_the_gradient_of_the_inputs_is_pytorch_s(name: str) -> None:
+    network, rows = IMAGE_NETWORKS[name]
+    program, source = compiled(network, rows, gives_input_gradient=True), some_rows(network, rows)
+    program.state = program.plan.initial_state() * 1.7 + np.random.default_rng(5).random(program.plan.state_count)
+    assert difference(program.input_gradient(source), as_torch(program, source, trains=False)[2]) < PEER
 
 
 def test_of_equal_pixels_the_first_gets_the_gradient_as_in_pytorch() -> None:

@@ -66,6 +66,7 @@ CALLS: dict[str, list[tuple[str, Words]]] = {
         ("dropout_backward", {"count": "rows"}),
         ("correlate", {"row": "backward_row", **_GROUPS}),
         ("interleave", {"rows": "whole", "groups": "target", "is_gradient": "", **_GROUPS}),
+        ("deinterleave", {"groups": "whole", "rows": "target", **_GROUPS}),
     ],
     "epoch.add_pass_gradients": [("add_gradient", {"row": "weight_gradient_row"})],
     "epoch.add_dense_gradients": [

@@ -57,6 +57,7 @@ from .tables import (
     INPUT_SIZE,
     INPUT_SIZE_OF_BATCH,
     INPUTS,
+    INPUTS_ONLY,
     INTERLEAVE,
     KIND,
     L1,
@@ -178,24 +179,27 @@ def run_steps(
                 copy(block, at(outputs, (bounds[k] + first) * size), (last - first) * size)
         while mode != EVALUATE and operations[segment * COLUMNS + KIND] == BATCH_NORM:
             op = at(operations, segment * COLUMNS)
-            wait(barrier, threads, give_way)
-            start, stop = share(op[CHANNELS], thread, threads)
-            call_void(op[SUMS], (op[FORWARD_ROW], gradient, workspace, n * op[PIXELS], start, stop))
-            wait(barrier, threads, give_way)
-            if segment == 0:
-                break
+            if mode != INPUTS_ONLY:
+                wait(barrier, threads, give_way)
+                start, stop = share(op[CHANNELS], thread, threads)
+                call_void(op[SUMS], (op[FORWARD_ROW], gradient, workspace, n * op[PIXELS], start, stop))
+                wait(barrier, threads, give_way)
             segment, next_segment = segment_start(m, segment), segment
             last = own
             while last < end:
                 first, last = last, min(last + job[BLOCK], end)
                 normalisation_backward(m, op, n, first, last)
                 backward(m, segment, next_segment, first, last, n, thread, threads)
+            if next_segment == 0:
+                break
         wait(barrier, threads, give_way)
         loss = total(row_losses, n) if thread == 0 else 0.0
         if mode == EVALUATE:
             wait(barrier, threads, give_way)
             if thread == 0:
                 losses[k] = loss
+            continue
+        if mode == INPUTS_ONLY:
             continue
         if threads > 1:
             start = n - n  # a 0 would be a type of its own to Numba, and compiled anew
@@ -381,13 +385,13 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
             call_void(op[DERIVATIVE], (z, outputs, delta, at(m.constants, op[CONSTANTS]), rows * size))
         if kind == BATCH_NORM:
             return
-        if threads == 1:
+        if threads == 1 and m.job[MODE] != INPUTS_ONLY:
             add_gradients(m, op, first, last, thread, threads)
         if op[INPUT_GRADIENT] < 0:
             continue
         dx = at(workspace, op[INPUT_GRADIENT] + begin * op[INPUT_SIZE])
         groups = begin // op[GROUP], (begin + rows) // op[GROUP]
-        if kind == DENSE:
+        if kind in (DENSE, SPARSE):
             W_transposed = at(workspace, op[WEIGHTS_TRANSPOSED])
             if op[WEIGHTS_TRANSPOSED] < 0:
                 W_transposed = at(m.parameters, op[WEIGHTS])
@@ -402,6 +406,9 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
         elif kind == DEINTERLEAVE:  # the gradient is interleaved
             whole, target = at(workspace, op[GRADIENT]), at(workspace, op[INPUT_GRADIENT])
             call_void(op[BACKWARD], (whole, target, n, size, 1, *groups))
+        elif kind == INTERLEAVE:  # the gradient is deinterleaved
+            whole, target = at(workspace, op[GRADIENT]), at(workspace, op[INPUT_GRADIENT])
+            call_void(op[BACKWARD], (whole, target, n, size, *groups))
 
 
 @helper

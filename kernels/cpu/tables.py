@@ -29,7 +29,8 @@ DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
     SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
     BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, ONE, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
 ) = range(27)  # fmt: skip
-TRAIN, GRADIENT_ONLY, EVALUATE = 0, 1, 2
+# The last goes back to the inputs, by running statistics and without the gradient of the parameters, which must be 0.
+TRAIN, GRADIENT_ONLY, EVALUATE, INPUTS_ONLY = range(4)
 
 # Settings (float64).
 SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)

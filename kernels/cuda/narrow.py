@@ -162,7 +162,7 @@ class _Writer:
                         places = f"{self._z(op)}, {self.place(op, 'outputs')}, {delta}"
                         calls.append(f"slope<{width}, {function}>(b, {self._constants(op)}, {places});")
                     calls.append(f"store<{width}>(b, {delta}, b.workspace + {op.gradient.offset});")
-                    if op.input_gradient:
+                    if op.input_gradient and op is not self.plan.operations[0]:  # the inputs' is no part of a step
                         group = min(32, 1 << (width - 1).bit_length())
                         calls.append(
                             f"product_back<{op.inputs.shape[1]}, {width}, {group}>"

@@ -2,7 +2,8 @@
 
 What users hand in has been checked at their boundary (nnfast.models.validation); a backend trusts the numbers. That
 sources, orders and bounds lie within a program's memory is checked here, since compiled code would leave it: every
-program begins bind, evaluate, predict and loss_and_gradient with check_source, and run with check_stretch.
+program begins bind, evaluate, predict and loss_and_gradient with check_source, and run with check_stretch;
+input_gradient is checked for all programs in one place.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 
 from ..plans.plan import Plan
 from ..plans.recipe import Recipe, check_constants_fit
-from ..support.arrays import is_on_device
+from ..support.arrays import array_module, is_on_device
 
 Vector = NDArray[np.floating]
 
@@ -90,6 +91,45 @@ class Program(ABC):
         source: at most plan.rows rows; where their weights are all zero, so are loss and gradient. BatchNorm uses the
         batch's statistics, as in training, and leaves the running ones as they are.
         """
+
+    @final
+    def input_gradient(self, source: Source) -> Vector:
+        """dLoss/dinputs of one batch, for the loss of evaluate: without penalties and dropout, by running statistics.
+
+        So a row's gradient depends on no other row, but for the divisor of a mean. With the loss "y * a", summed, it is
+        the gradient of the outputs, each times its target: what continues a backward pass from outside.
+
+        Parameters
+        ----------
+        source
+            At most plan.rows rows, with targets; where their weights are all zero, so is the gradient.
+
+        Returns
+        -------
+        array
+            (n_rows, input_size) in the program's dtype, by the inputs as the network reads them (after Source.scale);
+            on the device where the source's inputs are there.
+
+        Raises
+        ------
+        ValueError
+            The source does not fit, or the plan was made without gives_input_gradient.
+        """
+        check_source(self.plan, source, self.plan.rows)
+        if self.plan.input_gradient is None:
+            raise ValueError(
+                "this plan has no room for the gradient of the inputs: "
+                f"make_plan(network, {self.plan.rows}, gives_input_gradient=True)"
+            )
+        if source.sample_weight is not None and not source.sample_weight.any():
+            shape = source.n_rows, self.plan.inputs.shape[1]
+            nothing: Vector = array_module(source.inputs).zeros(shape, self.recipe.dtype)
+            return nothing
+        return self._input_gradient(source)
+
+    @abstractmethod
+    def _input_gradient(self, source: Source) -> Vector:
+        """A new array with input_gradient's result, for a source that was checked and has weight."""
 
     @abstractmethod
     def predict(self, source: Source) -> Vector:

@@ -32,6 +32,7 @@ from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
+from .slopes import given_slopes, output_slopes
 from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"
@@ -57,7 +58,8 @@ class Model:
     history: History = field(default_factory=History)
     backend: str | Backend = "auto"
     threads: int | None = None
-    _compiled: tuple[tuple[str | Backend, int | None], Program] | None = field(default=None, repr=False)
+    # Programs by whether they give the gradient of the inputs, with the choice of a backend that each was compiled for
+    _compiled: dict[bool, tuple[tuple[str | Backend, int | None], Program]] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -120,6 +122,65 @@ class Model:
         assert source.targets is not None
         return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}
 
+    def input_gradient(self, X: ArrayLike, output: ArrayLike | None = None) -> NDArray[Any]:
+        """How an output changes with each number of X: its gradient, whose size is the saliency of that number.
+
+        It is the slope of what this model predicts: BatchNorm uses the running statistics, and dropout drops nothing,
+        so that no row depends on another. Where softmax or sigmoid is sure of a class, the slope of its probability is
+        close to 0; Simonyan et al. 2013 take the score before it instead.
+
+        Parameters
+        ----------
+        X
+            Rows as for predict, but not encoded columns.
+        output
+            Of a classifier, the label whose output is differentiated, which is its probability where predict_proba
+            gives one; by default the label predicted for each row. Of numbers, the index of the target, in the
+            targets' units; it can be left out where there is only one. An array (n_rows,) gives one for each row.
+
+        Returns
+        -------
+        array
+            Of X's shape, in the model's dtype; for a CuPy array, one on the device.
+
+        Raises
+        ------
+        TypeError
+            The model encodes columns (it has `inputs`), or X or `output` is of the wrong kind.
+        ValueError
+            X does not fit the network, or there is no such output.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from nnfast import Dense, Network, train
+        >>> X = np.random.default_rng(0).normal(size=(200, 3))
+        >>> model = train(Network(3, [Dense(2, "softmax")]), X, (X[:, 1] > 0).astype(int), epochs=300, seed=0)
+        >>> gradient = model.input_gradient(X, output=1)
+        >>> gradient.shape
+        (200, 3)
+        >>> int(abs(gradient).mean(axis=0).argmax())
+        1
+        """
+        if self.inputs is not None:
+            raise TypeError(
+                "input_gradient needs numbers that the network reads, but this model encodes columns (inputs=): "
+                "train on inputs.transform(X) without inputs="
+            )
+        source = self._source(X, None, None)
+        with self._program(gives_input_gradient=True) as program:
+            check_place(program, source)
+            if output is None and isinstance(self.targets, ClassTargets):
+                output = self.targets.decode(predicted_classes(program.predict(source)))
+            shape = source.n_rows, self.network.output_size
+            slopes = output_slopes(output, self.targets, shape, self.parameters.dtype, self.input_scale)
+            parts = []
+            for first in range(0, source.n_rows, ROWS_AT_ONCE):
+                rows = slice(first, first + ROWS_AT_ONCE)
+                parts.append(program.input_gradient(Source(source.inputs[rows], slopes[rows], scale=source.scale)))
+        gradient: NDArray[Any] = array_module(source.inputs).concatenate(parts)
+        return gradient.reshape(array_module(X).asarray(X).shape)
+
     def _source(self, X: ArrayLike | Table, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
         return make_source(
             X, y, sample_weight, network=self.network, loss=self.loss, dtype=self.parameters.dtype,
@@ -127,21 +188,25 @@ class Model:
         )  # fmt: skip
 
     @contextlib.contextmanager
-    def _program(self) -> Iterator[Program]:
-        """The model as a program, for one thread at a time: a program has one workspace."""
+    def _program(self, *, gives_input_gradient: bool = False) -> Iterator[Program]:
+        """The model as a program, for one thread at a time: a program has one workspace.
+
+        gives_input_gradient: for the loss given_slopes; else for the model's own.
+        """
         with self._lock:
-            chosen = self.backend, self.threads
-            if self._compiled is None or self._compiled[0] != chosen:
-                plan = make_plan(self.network, ROWS_AT_ONCE)
-                recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
-                self._compiled = chosen, get_backend(*chosen).compile(plan, recipe)
-            program = self._compiled[1]
+            chosen, kept = (self.backend, self.threads), self._compiled.get(gives_input_gradient)
+            if kept is None or kept[0] != chosen:
+                plan = make_plan(self.network, ROWS_AT_ONCE, gives_input_gradient=gives_input_gradient)
+                loss = given_slopes() if gives_input_gradient else self.loss
+                recipe = Recipe(loss, sgd(), self.parameters.dtype)
+                kept = self._compiled[gives_input_gradient] = chosen, get_backend(*chosen).compile(plan, recipe)
+            program = kept[1]
             program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
             yield program
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is copied and pickled: all but the program and its lock."""
-        return vars(self) | {"_compiled": None, "_lock": None}
+        """What is copied and pickled: all but the programs and their lock."""
+        return vars(self) | {"_compiled": {}, "_lock": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state, _lock=Lock())
@@ -165,7 +230,7 @@ class Model:
         keep the model itself.
         """
         network, parameters, state = fold_batch_norm(self.network, self.parameters, self.state)
-        return replace(self, network=network, parameters=parameters, state=state, _compiled=None, _lock=Lock())
+        return replace(self, network=network, parameters=parameters, state=state, _compiled={}, _lock=Lock())
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, replacing it whole or not at all. Raises OSError."""

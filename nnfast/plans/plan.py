@@ -53,6 +53,11 @@ class Plan:
         return last
 
     @property
+    def input_gradient(self) -> Span | None:
+        """Where dLoss/dinputs goes, (rows, input_size); None for a plan that does not give it."""
+        return self.operations[0].input_gradient
+
+    @property
     def begins_dense(self) -> bool:
         """Whether the first operation is a dense one, whose product may be computed from sparse rows as they are."""
         return isinstance(self.operations[0], DenseOperation)
@@ -115,8 +120,11 @@ class Plan:
         return flops
 
 
-def make_plan(network: Network, rows: int) -> Plan:
-    """Lay out `network` for batches of up to `rows` rows."""
+def make_plan(network: Network, rows: int, *, gives_input_gradient: bool = False) -> Plan:
+    """Lay out `network` for batches of up to `rows` rows.
+
+    gives_input_gradient: whether programs can differentiate by the inputs too; see Program.input_gradient.
+    """
     has_images = any(layer.is_windowed for layer in network.layers)
     room = Room(-(-rows // ROW_GROUP) * ROW_GROUP if has_images else rows)
     inputs = room.workspace.take(room.rows, network.input_size)
@@ -125,7 +133,8 @@ def make_plan(network: Network, rows: int) -> Plan:
 
     operations: list[Operation] = []
     current = inputs
-    input_gradient: Span | None = None  # of the next operation: None until a layer with parameters was passed
+    # Of the next operation; where the inputs' is not asked for, None until a layer with parameters was passed
+    input_gradient = room.workspace.take(room.rows, network.input_size) if gives_input_gradient else None
     for index, (before, after) in enumerate(pairwise(network.shapes)):
         op = lower(index, network, before, math.prod(after), current, input_gradient, room)
         if op is None:

@@ -113,7 +113,7 @@ def _loaded(name: str, path: Path) -> Any:
 
 @dataclass(frozen=True, eq=False)
 class Case:
-    """A few steps of training, an evaluation and a prediction, on the backend under test and on NumPy."""
+    """A few steps of training, an evaluation, a prediction and gradients, on the backend under test and on NumPy."""
 
     network: Network
     recipe: Recipe
@@ -152,9 +152,11 @@ class Case:
         loss, outputs = program.evaluate(source)
         first = slice(0, self.batch)
         batch = Source(source.inputs[first], source.targets[first], weights[first], self.scale)
+        differentiated = make_program(backend, self.network, self.recipe, self.batch, gives_input_gradient=True)
         return [
             *losses, program.parameters, program.slots, np.array(loss), outputs, program.predict(source),
             *map(np.asarray, program.loss_and_gradient(batch)), program.state,
+            differentiated.input_gradient(batch),
         ]  # fmt: skip
 
 

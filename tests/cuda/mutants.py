@@ -360,6 +360,7 @@ MUTANTS = [
         {
             ("np.int32(batch.training)", "np.int32(1)"): Level.RACE,
             ("chunks.number if batch.by_batch else 0", "chunks.number"): Level.NUMBERS,
+            ("chunks.number * batch.by_batch", "chunks.number"): Level.NUMBERS,
             ("np.array(values, np.int32)", "np.array(values)"): Level.TWIN,
             ("if op.layer.function != IDENTITY:", "if op.layer.function == IDENTITY:"): Level.NUMBERS,
             ("if chunks.number > 1:", "if chunks.number > 2:"): Level.NUMBERS,
@@ -390,6 +391,7 @@ MUTANTS = [
             ("drops=True", "drops=False"): Level.NUMBERS,
             ("steps -= size", "steps -= 1"): Level.BOUNDS,
             ("np.int32(self._tiles), stretch.losses", "self._tiles, stretch.losses"): Level.TWIN,
+            ("dense_operations[0], self", "dense_operations[-1], self"): Level.TWIN,
             ("steps, self._warm = steps - 1, True", "self._warm = True"): Level.BOUNDS,
         },
     ),

@@ -404,7 +404,7 @@ def test_training_and_prediction_on_the_device_equal_those_from_the_host(make: M
     there = train(NETWORK, xp.asarray(X), xp.asarray(y), **settings)
     here = train(NETWORK, X, y, **settings)
     np.testing.assert_array_equal(there.parameters, here.parameters)
-    for name in ("outputs", "predict", "predict_proba"):
+    for name in ("outputs", "predict", "predict_proba", "input_gradient"):
         predictions = getattr(there, name)(xp.asarray(X))
         assert isinstance(predictions, xp.ndarray), name
         np.testing.assert_array_equal(predictions.get(), getattr(here, name)(X))

@@ -142,7 +142,10 @@ class ImageProgram(WideProgram):
         return launches
 
     def _norm_backward(self, op: BatchNormOperation, batch: Batch) -> list[Launch]:
-        """delta = dLoss/da f'(z) and its sums in chunks, then the gradients of gamma and beta, and of the inputs."""
+        """delta = dLoss/da f'(z) and its sums in chunks, then the gradients of gamma and beta, and of the inputs.
+
+        Running statistics do not depend on the inputs: the sums of no chunk, 0, take their part out of dLoss/dx.
+        """
         spans = (op.inputs, op.z, op.outputs, op.gradient)
         x, z, outputs, delta = (self._view(span, batch.n) for span in spans)
         before = self._view(op.input_gradient or op.gradient, batch.n)
@@ -150,7 +153,7 @@ class ImageProgram(WideProgram):
         chunks, (channels, count, size) = self._norm_sizes(op, batch)
         first = (x, *kept, z, outputs, delta, self._constants_of(op), self._sums, channels, count, size)
         second = (
-            x, *kept, op.gamma.view(self._parameters), delta, self._sums, np.int32(chunks.number),
+            x, *kept, op.gamma.view(self._parameters), delta, self._sums, np.int32(chunks.number * batch.by_batch),
             op.gamma.view(self._gradient), op.beta.view(self._gradient), before,
             np.int32(op.input_gradient is not None), channels, count,
         )  # fmt: skip

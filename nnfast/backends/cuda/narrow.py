@@ -120,6 +120,18 @@ class NarrowProgram(CudaProgram):
         self._gradient_of(words, divisor, 1)()
         return [self._losses[: self._layout.blocks(n)]]
 
+    def _differentiate_inputs(self, rows: DeviceRows, n: int, divisor: Any) -> Any:
+        """From the delta of the first dense layer; dropouts before it drop nothing here."""
+        words = self._xp.asarray(single_steps(n, n)[0])
+        self._rows(rows, n, words, divisor, 1, drops=False)()
+        first, target = self.plan.dense_operations[0], self.plan.input_gradient
+        assert target is not None  # input_gradient() refuses such a plan
+        gradient = target.view(self._workspace, n)
+        self._backend.matmul(
+            first.gradient.view(self._workspace, n), first.weights.view(self._parameters).T, out=gradient
+        )
+        return gradient
+
     def _evaluate(self, source: Source) -> tuple[Any, Any]:
         xp = self._xp
         rows = self._upload(source)

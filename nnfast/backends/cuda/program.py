@@ -118,6 +118,19 @@ class CudaProgram(Program):
         divisor: on the device, (1,) float64.
         """
 
+    def _input_gradient(self, source: Source) -> Vector:
+        weights = source.sample_weight
+        total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        with self._device():
+            divisor = self._xp.asarray(np.array([batch_divisor(self.recipe.loss, total)]))
+            there = self._differentiate_inputs(self._upload(source), source.n_rows, divisor)
+            gradient: Vector = there.copy() if is_on_device(source.inputs) else there.get()
+        return gradient
+
+    @abstractmethod
+    def _differentiate_inputs(self, rows: DeviceRows, n: int, divisor: Any) -> Any:
+        """Queue dLoss/dinputs of all n rows by the running statistics; returns where it will stand."""
+
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source)
         weights = source.sample_weight

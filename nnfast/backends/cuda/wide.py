@@ -96,6 +96,14 @@ class WideProgram(CudaProgram):
         losses = self._losses[: self._loss_blocks(n)]
         return [losses, self._penalties[: self._norm_blocks]] if self._norm_blocks else [losses]
 
+    def _differentiate_inputs(self, rows: DeviceRows, n: int, divisor: Any) -> Any:
+        words = self._xp.asarray(single_steps(n, n)[0])
+        batch = Batch(rows, n, words, divisor, 1, training=False, by_batch=False)
+        for launch in self._gradient_of(batch):
+            launch()
+        assert self.plan.input_gradient is not None  # input_gradient() refuses such a plan
+        return self._view(self.plan.input_gradient, n)
+
     def _evaluate(self, source: Source) -> tuple[Any, Any]:
         xp, size = self._xp, self.plan.rows
         rows = self._upload(source)

@@ -232,6 +232,15 @@ class NumbaProgram(HostProgram):
         losses, _ = self._run(self._tables.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
         return float(losses[0]), self._gradient.copy()
 
+    def _input_gradient(self, source: Source) -> Vector:
+        assert self.plan.input_gradient is not None  # input_gradient() refuses such a plan
+        order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
+        totals = batch_totals(source, order, bounds)
+        self._gradient[...] = 0  # running statistics have no part in dLoss/dx: kernels/cpu/batch_norm.py reads it here
+        self._run(self._tables.INPUTS_ONLY, source, order, bounds, self._no_values(1), totals)
+        gradient: Vector = self.plan.input_gradient.view(self._workspace, source.n_rows).copy()
+        return gradient
+
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source)
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)

@@ -28,8 +28,9 @@ Row = NDArray[np.int64]
 class Areas:
     """What the CPU engine adds behind a plan's workspace, by offsets into it; size: of both.
 
-    extents: for what kernels/cpu/sparse.py keeps of a batch. images: the inputs in groups; flat, flat_gradient: the
-    outputs of the image part as rows, and their gradient; -1 where there is none. transposed, narrow: by a dense
+    extents: for what kernels/cpu/sparse.py keeps of a batch. images, images_gradient: the inputs in groups, and their
+    gradient; flat, flat_gradient: the outputs of the image part as rows, and their gradient; -1 where there is none.
+    transposed, narrow: by a dense
     operation's layer index, the transposed weights that make dLoss/dx, and the room for the transpose of a narrow
     matrix's gradient. spans: all of them, by their names in a listing.
     """
@@ -38,13 +39,15 @@ class Areas:
         from ...kernels.cpu import panels, sparse
 
         self.size = plan.workspace_size
-        self.images = self.flat = self.flat_gradient = -1
+        self.images = self.images_gradient = self.flat = self.flat_gradient = -1
         self.spans: dict[str, Span] = {}
         self.extents = self._take("extents", plan.rows * sparse.EXTENT_BYTES // dtype.itemsize)
         self.transposed: dict[int, int] = {}
         self.narrow: dict[int, int] = {}
         if plan.image_operations:
             self.images = self._take("images", plan.inputs.size)
+            if plan.input_gradient:
+                self.images_gradient = self._take("images_gradient", plan.inputs.size)
             first_flat = plan.operations[plan.image_operations]  # there is one: the output is dense
             self.flat = self._take("flat", first_flat.inputs.size)
             if first_flat.input_gradient:
@@ -92,12 +95,17 @@ class Table:
             from ...kernels.cpu.registers import group_size
 
             group = group_size(self._dtype)
-            rows.append(self._conversion(tables.INTERLEAVE, plan.inputs.shape[1], plan.inputs.offset, areas.images))
+            conversion = self._conversion(tables.INTERLEAVE, plan.inputs.shape[1], plan.inputs.offset, areas.images)
+            if plan.input_gradient:
+                conversion[tables.INPUT_GRADIENT] = plan.input_gradient.offset
+                conversion[tables.GRADIENT] = areas.images_gradient
+            rows.append(conversion)
             first = plan.operations[0]
         for index, op in enumerate(plan.operations):
             row = self._row(op, group if index < images else 1)
             if images and op.inputs == plan.inputs and op is first:
                 row[tables.INPUTS] = areas.images
+                row[tables.INPUT_GRADIENT] = areas.images_gradient
             if images and index == images:  # the first operation on flat rows
                 conversion = self._conversion(tables.DEINTERLEAVE, op.inputs.shape[1], op.inputs.offset, areas.flat)
                 row[tables.INPUTS] = areas.flat
@@ -133,9 +141,9 @@ class Table:
         row[tables.INPUTS], row[tables.OUTPUTS], row[tables.Z] = inputs, outputs, outputs
         row[tables.GRADIENT] = outputs  # not read where there is no input gradient
         row[tables.GROUP] = group_size(self._dtype)
-        row[tables.FORWARD] = row[tables.BACKWARD] = self._kernel("interleave")
+        row[tables.FORWARD], row[tables.BACKWARD] = self._kernel("interleave"), self._kernel("deinterleave")
         if kind == tables.DEINTERLEAVE:
-            row[tables.FORWARD] = self._kernel("deinterleave")
+            row[tables.FORWARD], row[tables.BACKWARD] = row[tables.BACKWARD], row[tables.FORWARD]
         return row
 
     def _row(self, op: Operation, group: int) -> Row:
@@ -222,11 +230,10 @@ class Table:
             convolution.forward_row(op.window, dtype, x=inputs, z=op.z.offset, weights=weights, bias=bias)
         )
         if op.input_gradient:
+            dx = int(row[tables.INPUT_GRADIENT])
             row[tables.BACKWARD] = row[tables.FORWARD]
             row[tables.BACKWARD_ROW] = self._row_address(
-                convolution.backward_row(
-                    op.window, dtype, delta=op.gradient.offset, dx=op.input_gradient.offset, weights=weights
-                )
+                convolution.backward_row(op.window, dtype, delta=op.gradient.offset, dx=dx, weights=weights)
             )
         row[tables.WEIGHT_GRADIENT] = self._kernel("add_gradient")
         row[tables.WEIGHT_GRADIENT_ROW] = self._row_address(

@@ -35,7 +35,8 @@ Array = NDArray[Any]
 class Passed(NamedTuple):
     """What the way forward leaves of an operation for the way back.
 
-    kept: a dropout's mask; of BatchNorm and LayerNorm, the normalised inputs and the inverse deviation; else None.
+    kept: a dropout's mask; of BatchNorm and LayerNorm, the inverse deviation and the normalised inputs, these None
+    where the statistics are the running ones, which do not depend on the inputs; else None.
     """
 
     inputs: Array
@@ -75,6 +76,14 @@ class NumpyProgram(HostProgram):
             return 0.0, np.zeros_like(self._parameters)
         with np.errstate(all="ignore"):
             return self._loss_and_gradient(inputs, targets, weights, step=None)
+
+    def _input_gradient(self, source: Source) -> Vector:
+        inputs, targets, weights = self._gather(source, np.arange(source.n_rows))
+        divisor = self._divisor(weights)
+        with np.errstate(all="ignore"):
+            passed = self._forward(inputs, step=None, by_batch=False)
+            delta = self._output_delta(passed[-1], targets, weights, divisor)
+            return self._backward(passed, delta, None)
 
     def evaluate(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source)
@@ -154,12 +163,12 @@ class NumpyProgram(HostProgram):
                 mean, inverse_deviation = self._statistics(op, x, step, by_batch)
                 normalised = layers.normalise(x, mean, inverse_deviation)
                 z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
-                return z.reshape(x.shape), (normalised, inverse_deviation)
+                return z.reshape(x.shape), (inverse_deviation, normalised if by_batch else None)
             case LayerNormOperation():
                 mean, inverse_deviation = layers.row_statistics(x, self.recipe.dtype.type(op.layer.epsilon))
                 normalised = (x - mean) * inverse_deviation
                 z = normalised * op.gamma.view(self._parameters) + op.beta.view(self._parameters)
-                return z, (normalised, inverse_deviation)
+                return z, (inverse_deviation, normalised)
             case DropoutOperation():
                 mask = self._mask(op, len(x), step)
                 return x * mask, mask
@@ -197,28 +206,41 @@ class NumpyProgram(HostProgram):
 
     def _loss_and_gradient(self, inputs: Array, targets: Array, weights: Array, step: int | None) -> Any:
         """Feedforward, loss, and backpropagation by the chain rule."""
-        recipe = self.recipe
-        divisor = recipe.dtype.type(batch_divisor(recipe.loss, weights.sum()))
+        divisor = self._divisor(weights)
         passed = self._forward(inputs, step=step, by_batch=True)
         gradient = np.zeros_like(self._parameters)
 
         output = self.plan.output.layer.function
         _, z, a, _ = passed[-1]
-        loss = float(weights @ loss_of_outputs(output, recipe.loss, z, a, targets))
-        # dLoss/dz of the last layer; every row counts by its weight
-        delta = delta_of_outputs(output, recipe.loss, z, a, targets) * (weights / divisor)[:, np.newaxis]
+        loss = float(weights @ loss_of_outputs(output, self.recipe.loss, z, a, targets))
+        self._backward(passed, self._output_delta(passed[-1], targets, weights, divisor), gradient)
 
+        penalty = self._add_penalties(gradient, divisor)
+        return (loss + penalty) / float(divisor), gradient
+
+    def _divisor(self, weights: Array) -> Any:
+        return self.recipe.dtype.type(batch_divisor(self.recipe.loss, weights.sum()))
+
+    def _output_delta(self, last: Passed, targets: Array, weights: Array, divisor: Any) -> Array:
+        """dLoss/dz of the last layer; every row counts by its weight."""
+        delta = delta_of_outputs(self.plan.output.layer.function, self.recipe.loss, last.z, last.outputs, targets)
+        return delta * (weights / divisor)[:, np.newaxis]
+
+    def _backward(self, passed: list[Passed], delta: Array, gradient: Array | None) -> Array:
+        """Backpropagation from dLoss/dz of the last layer to the inputs, or as far as the plan asks; returns dLoss/dx.
+
+        gradient: receives dLoss/dparameters, unless it is None.
+        """
         for operation, (x, z, a, kept) in zip(reversed(self.plan.operations), reversed(passed), strict=True):
             activation = operation.layer.function
             if activation and operation is not self.plan.output:
                 delta = activation.backward(z, a, delta)  # dLoss/dz = dLoss/da f'(z)
-            self._parameters_gradient(operation, x, kept, delta, gradient)
+            if gradient is not None:
+                self._parameters_gradient(operation, x, kept, delta, gradient)
             if operation.input_gradient is None:
                 break  # nothing before has parameters
             delta = self._inputs_gradient(operation, x, a, kept, delta)
-
-        penalty = self._add_penalties(gradient, divisor)
-        return (loss + penalty) / float(divisor), gradient
+        return delta
 
     def _parameters_gradient(self, op: Operation, x: Array, kept: Any, delta: Array, gradient: Array) -> None:
         """dLoss/dparameters of an operation, into its places in the gradient; delta is dLoss/dz."""
@@ -231,7 +253,7 @@ class NumpyProgram(HostProgram):
                 self._bias_gradient(op, delta, gradient)
             case BatchNormOperation() | LayerNormOperation():
                 pixels = delta.reshape(-1, op.gamma.size)
-                op.gamma.view(gradient)[...] = (pixels * kept[0]).sum(axis=0, dtype=np.float64)
+                op.gamma.view(gradient)[...] = (pixels * kept[1]).sum(axis=0, dtype=np.float64)
                 op.beta.view(gradient)[...] = pixels.sum(axis=0, dtype=np.float64)  # dz/dbeta = 1
             case PoolingOperation() | DropoutOperation():
                 pass  # they have none
@@ -255,11 +277,13 @@ class NumpyProgram(HostProgram):
                     return layers.max_pooling_gradient(x, a, delta, op.window)
                 return layers.average_pooling_gradient(delta, op.window)
             case BatchNormOperation():
-                (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
+                (inverse_deviation, normalised), gamma = kept, op.gamma.view(self._parameters)
                 pixels = delta.reshape(-1, op.channels)
+                if normalised is None:
+                    return (pixels * (gamma * inverse_deviation)).reshape(x.shape)
                 return layers.normalisation_gradient(normalised, inverse_deviation, gamma, pixels).reshape(x.shape)
             case LayerNormOperation():
-                (normalised, inverse_deviation), gamma = kept, op.gamma.view(self._parameters)
+                (inverse_deviation, normalised), gamma = kept, op.gamma.view(self._parameters)
                 return layers.row_normalisation_gradient(normalised, inverse_deviation, gamma, delta)
             case DropoutOperation():
                 return delta * kept  # its mask
