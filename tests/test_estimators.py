@@ -390,3 +390,14 @@ def test_a_loss_and_a_schedule_may_have_their_options_in_one_text() -> None:
         regressor(loss="huber:dalta=0.1").fit(X, labels)
     with pytest.raises(ValueError, match="schedule 'step' has no option 'each'"):
         regressor(schedule="step:each=3").fit(X, labels)
+
+
+def test_a_callback_can_score_the_estimator_as_it_is_after_the_epoch() -> None:
+    X, y = make_data("binary")
+    scores: list[float] = []
+    fitted = MLPClassifier(
+        (5,), max_iter=4, random_state=0, callbacks=[lambda record: scores.append(record.model.score(X, y))]
+    ).fit(X, y)
+    for epochs, score in enumerate(scores, start=1):
+        assert score == MLPClassifier((5,), max_iter=epochs, random_state=0).fit(X, y).score(X, y)
+    assert len(scores) == fitted.n_iter_ == 4

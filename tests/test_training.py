@@ -513,3 +513,43 @@ def test_a_new_size_rate_or_seed_compiles_nothing() -> None:
     compiled = compiled_kernels()
     run(33, batch_size=2, learning_rate=0.5, seed=9, alpha=0.1)
     assert compiled_kernels() == compiled
+
+
+def test_a_callback_can_use_the_model_as_it_is_after_the_epoch(rows: tuple[Any, Any], backend: Backend) -> None:
+    X, _ = rows
+    seen: list[tuple[Any, NDArray[Any]]] = []
+    model = quick(
+        REGRESSION,
+        *rows,
+        backend=backend,
+        callbacks=[lambda record: seen.append((record.model, record.model.predict(X)))],
+    )
+    assert all(held is model for held, _ in seen)
+    for epochs, (_, predicted) in enumerate(seen, start=1):
+        expected = quick(REGRESSION, *rows, backend=backend, epochs=epochs)
+        assert difference(predicted, expected.predict(X)) < 1e-12
+
+
+def test_a_divergence_leaves_the_initial_weights_although_callbacks_saw_others(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    with pytest.raises(DivergenceError, match="the initial weights are kept") as caught:
+        train(
+            Network(3, [Dense(4), Dense(1)]), X, y, optimizer="sgd", learning_rate=1e6, epochs=99,
+            callbacks=[lambda record: None],
+        )  # fmt: skip
+    start = make_plan(caught.value.model.network, 1).initial_parameters(0).astype(np.float32)
+    np.testing.assert_array_equal(caught.value.model.parameters, start)
+
+
+@pytest.mark.parametrize(("callbacks", "named"), [(print, "print"), ([3], "3"), (7, "7")])
+def test_callbacks_that_are_no_functions_are_refused_at_once(rows: tuple[Any, Any], callbacks: Any, named: str) -> None:
+    with pytest.raises(TypeError, match=f"callbacks must be .*got .*{named}"):
+        quick(REGRESSION, *rows, callbacks=callbacks)
+
+
+def test_a_wrong_order_of_arguments_does_not_print_a_matrix(rows: tuple[Any, Any]) -> None:
+    X, y = rows
+    with pytest.raises(TypeError, match=r"^network must be a Network, got ndarray of shape \(70, 3\)$"):
+        train(X, y, REGRESSION)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"^loss must be a name or a Loss, got ndarray of shape \(70, 3\)$"):
+        quick(REGRESSION, X, y, loss=X)

@@ -9,6 +9,7 @@ import contextlib
 import importlib
 import importlib.util
 
+from ..support.checks import shown
 from ..support.threads import check_threads
 from .base import Backend, BackendModule, BackendUnavailableError, Program, Source, check_place
 
@@ -83,7 +84,7 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
             )
         return name
     if not isinstance(name, str):
-        raise TypeError(f"backend must be a name, got {name!r}")
+        raise TypeError(f"backend must be a name, got {shown(name)}")
     if name == "auto":
         return _choose(threads)
     base, *words = name.split(":")

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nnfast.data.readers import NpzArrays, read_csv, read_npz
 from nnfast.data.table import Table, listed
+from nnfast.support.checks import shown
 
 __all__ = ["EMBEDDED", "Dataset", "Table", "load_dataset", "load_inputs"]
 
@@ -136,7 +137,7 @@ def load_inputs(source: str, *, target: str | None = None, text_columns: Collect
 def _kind_of(source: str) -> str:
     """What a source is: "embedded", "csv" or "npz"."""
     if not isinstance(source, str):
-        raise TypeError(f"the data must be named by a string, got {source!r}")
+        raise TypeError(f"the data must be named by a string, got {shown(source)}")
     if source in EMBEDDED:
         return "embedded"
     kind = os.path.splitext(source)[1].lower().removeprefix(".")

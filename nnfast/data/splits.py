@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnfast.support.checks import check_integer
+from nnfast.support.checks import check_integer, shown
 from nnfast.support.random import Purpose, check_seed, generator
 
 
@@ -34,7 +34,7 @@ def split_rows(
     if n_rows < 2:
         raise ValueError(f"a split needs at least 2 rows, got {n_rows}")
     if isinstance(fraction, bool) or not isinstance(fraction, (int, float, np.integer, np.floating)):
-        raise TypeError(f"the fraction to hold out must be a number, got {fraction!r}")
+        raise TypeError(f"the fraction to hold out must be a number, got {shown(fraction)}")
     if not 0 < fraction < 1:
         raise ValueError(f"the fraction to hold out must lie between 0 and 1, both excluded, got {fraction}")
     if which < 0:

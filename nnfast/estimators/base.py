@@ -26,7 +26,7 @@ from ..formulas.schedules import SCHEDULES, Schedule
 from ..networks.network import Network
 from ..plans.plan import ROWS_AT_ONCE
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype, check_unmasked
+from ..support.checks import check_callbacks, check_dtype, check_unmasked
 from ..support.threads import MAX_THREADS
 from . import networks
 from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
@@ -166,9 +166,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         return BaseMultilayerPerceptron._init_coef(drawing, fan_in, fan_out, dtype)
 
     def _fit(self, X: Any, y: Any, sample_weight: Any = None, incremental: bool = False) -> Any:
-        for callback in self.callbacks:
-            if not callable(callback):
-                raise TypeError(f"callbacks must be functions that take an EpochRecord, got {callback!r}")
+        check_callbacks(self.callbacks)
         check_unmasked(y, "y")
         check_unmasked(sample_weight, "sample_weight")
         if not hasattr(self, "_programs"):

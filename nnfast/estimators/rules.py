@@ -81,6 +81,10 @@ class FitRules(Rules):
         if self._judgement and self._prints:
             print("Validation score: %f" % self._judgement.score)  # noqa: UP031
 
+    def model(self) -> Any:
+        self.update_weights()
+        return self._estimator
+
     def reason_to_stop(self, progress: Progress) -> str | None:
         """Whether the fit is over; or scikit-learn's optimizer lowers its rate and goes on."""
         e = self._estimator

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from ..support.checks import shown
 from .derivatives import check_derivative
 from .formula import FormulaError, NamedConstants, check, check_constants
 from .intervals import SIMPLEX, check_interval
@@ -203,7 +204,7 @@ def get_activation(activation: str | Activation) -> Activation:
     if isinstance(activation, Activation):
         return activation
     if not isinstance(activation, str):
-        raise TypeError(f"activation must be a name or an Activation, got {activation!r}")
+        raise TypeError(f"activation must be a name or an Activation, got {shown(activation)}")
     name = ALIASES.get(activation, activation)
     if name not in ACTIVATIONS:
         raise ValueError(f"unknown activation {activation!r}; known: {', '.join([*ACTIVATIONS, *ALIASES])}")

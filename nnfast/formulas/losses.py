@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from ..support.checks import check_number
+from ..support.checks import check_number, shown
 from .activations import ACTIVATIONS, Activation
 from .choices import check_options, parse_choice
 from .derivatives import check_derivative
@@ -203,7 +203,7 @@ def get_loss(loss: str | Loss) -> Loss:
     if isinstance(loss, Loss):
         return loss
     if not isinstance(loss, str):
-        raise TypeError(f"loss must be a name or a Loss, got {loss!r}")
+        raise TypeError(f"loss must be a name or a Loss, got {shown(loss)}")
     name, options = parse_choice(loss, "loss")
     if name not in LOSSES:
         raise ValueError(f"unknown loss {name!r}; known: {', '.join(LOSSES)}")

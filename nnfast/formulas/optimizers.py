@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ..support.checks import check_flag, check_number
+from ..support.checks import check_flag, check_number, shown
 from .choices import check_options, parse_choice
 from .formula import FormulaError, check, check_constants, check_name, numpy_function
 
@@ -224,7 +224,7 @@ def get_optimizer(optimizer: str | Optimizer, **options: Any) -> Optimizer:
             raise ValueError(f"options {', '.join(options)} go with an optimizer's name, not with {optimizer!r}")
         return optimizer
     if not isinstance(optimizer, str):
-        raise TypeError(f"optimizer must be a name or an Optimizer, got {optimizer!r}")
+        raise TypeError(f"optimizer must be a name or an Optimizer, got {shown(optimizer)}")
     name, options = parse_choice(optimizer, "optimizer", options)
     if name not in OPTIMIZERS:
         raise ValueError(f"unknown optimizer {name!r}; known: {', '.join(OPTIMIZERS)}")

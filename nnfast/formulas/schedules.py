@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from ..support.checks import check_integer
+from ..support.checks import check_integer, shown
 from .choices import check_options, parse_choice
 
 Factors = NDArray[np.float64]
@@ -163,7 +163,7 @@ def get_schedule(schedule: str | Schedule, **options: Any) -> Schedule:
     if isinstance(schedule, Schedule):
         return schedule
     if not isinstance(schedule, str):
-        raise TypeError(f"schedule must be a name or a Schedule, got {schedule!r}")
+        raise TypeError(f"schedule must be a name or a Schedule, got {shown(schedule)}")
     name, options = parse_choice(schedule, "schedule", options)
     if name not in SCHEDULES:
         raise ValueError(f"unknown schedule {name!r}; known: {', '.join(SCHEDULES)}")

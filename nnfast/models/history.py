@@ -16,7 +16,9 @@ class EpochRecord:
 
     epoch: from 1. loss: the training loss, averaged over the epoch's batches as they were met, penalties included.
     metrics: validation_loss and validation_accuracy or validation_r2, where there is validation. learning_rate: of
-    the epoch's last step. seconds: of training, without validation.
+    the epoch's last step. seconds: of training, without validation. model: what is being trained, with the epoch's
+    weights: the Model that train() will return, or the estimator. The next epoch changes it: keep a copy.deepcopy, or
+    what save() writes.
     """
 
     epoch: int
@@ -24,6 +26,7 @@ class EpochRecord:
     learning_rate: float
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
+    model: Any = field(default=None, repr=False, compare=False)
 
 
 @dataclass

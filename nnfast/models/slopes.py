@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike, NDArray
 from ..data.targets import ClassTargets, TargetEncoding
 from ..formulas.losses import Loss
 from ..support.arrays import to_host
+from ..support.checks import shown
 
 
 def given_slopes() -> Loss:
@@ -39,7 +40,7 @@ def output_slopes(
         raise ValueError(f"the network has {size} outputs: pass output=0 to {size - 1}")
     chosen = _of_each_row(0 if output is None else output, rows)
     if chosen.dtype.kind not in "iu":
-        raise TypeError(f"output must be the index of an output, in [0, {size}), got {output!r}")
+        raise TypeError(f"output must be the index of an output, in [0, {size}), got {shown(output)}")
     if (chosen < 0).any() or (chosen >= size).any():
         raise ValueError(f"output must lie in [0, {size}), got {output!r}")
     slopes[np.arange(rows), chosen] = scale * targets.scale[chosen]

@@ -14,7 +14,7 @@ from typing import Any, SupportsIndex
 
 from ..formulas.activations import ACTIVATIONS, Activation
 from ..formulas.formula import read_row
-from ..support.checks import check_integer
+from ..support.checks import check_integer, shown
 from .layers import LAYERS, MAX_UNITS, BaseLayer, Dense, Dropout, Flatten, Layer
 from .windows import Shape
 
@@ -50,7 +50,7 @@ class Network:
         object.__setattr__(self, "layers", tuple(layers))
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):  # the base class is what a type checker makes of a list of several kinds
-                raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {layer!r}")
+                raise TypeError(f"layer {index} must be one of {', '.join(LAYERS)}, got {shown(layer)}")
         if not self.layers or not isinstance(self.layers[-1], Dense):
             raise ValueError("the last layer must be Dense: it gives the outputs")
         if len(self.layers) > MAX_LAYERS:

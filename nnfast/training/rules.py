@@ -39,6 +39,7 @@ class TrainingRules(Rules):
     ) -> None:
         self._program, self._model, self._training, self._held_out = program, model, training, held_out
         self._orders, self._rate, self._early_stopping = orders, learning_rate, early_stopping
+        self._start = model.parameters.copy(), model.state.copy()
 
     def order(self, epoch: int, progress: Progress) -> Order:
         return self._orders(epoch)
@@ -90,6 +91,10 @@ class TrainingRules(Rules):
                 progress.best_value, progress.best_epoch = value, epoch
                 progress.best_parameters, progress.best_statistics = learnt
 
+    def model(self) -> Model:
+        self._model.parameters[...], self._model.state[...] = self._program.parameters, self._program.state
+        return self._model
+
     def reason_to_stop(self, progress: Progress) -> str | None:
         early_stopping = self._early_stopping
         return "early stopping" if early_stopping and progress.waited >= early_stopping.patience else None
@@ -110,13 +115,14 @@ class TrainingRules(Rules):
         self._model.parameters[...], self._model.state[...] = learnt
 
     def _fail(self, what: str, epoch: int, progress: Progress) -> NoReturn:
-        """Give the model the best weights so far, or leave it those it began with, and raise DivergenceError."""
+        """Give the model the best weights so far, or those it began with, and raise DivergenceError."""
         model = self._model
         model.history.stopped = "diverged"
-        kept = "the initial weights are kept"
-        if progress.best_epoch:
-            model.parameters[...], model.state[...] = progress.best_parameters, progress.best_statistics
+        kept, weights = "the initial weights are kept", self._start
+        if progress.best_parameters is not None and progress.best_statistics is not None:
             kept = f"the weights of epoch {progress.best_epoch} are kept"
+            weights = progress.best_parameters, progress.best_statistics
+        model.parameters[...], model.state[...] = weights
         raise DivergenceError(
             f"{what} in epoch {epoch + 1}: try a learning rate below {self._rate:g}, clip_norm=1, or standardised "
             f"inputs; {kept}",

@@ -63,6 +63,10 @@ class Rules(ABC):
     def observe(self, record: EpochRecord, progress: Progress) -> None:
         """Take note of a finished epoch, before callbacks hear of it."""
 
+    @abstractmethod
+    def model(self) -> Any:
+        """What is being trained, with the program's present weights, for callbacks."""
+
     def reason_to_stop(self, progress: Progress) -> str | None:
         """Why the run ends after this epoch, as History.stopped has it, or None."""
         return None
@@ -198,6 +202,8 @@ class Runner:
         if isinstance(self.schedule, ReduceOnPlateau):
             self.schedule.observe(progress.plateau, record.metrics.get("validation_loss", loss))
         self.rules.observe(record, progress)
+        if self.callbacks:
+            record = replace(record, model=self.rules.model())
         reason = None
         for callback in self.callbacks:  # each hears of the epoch, also after one that asked to stop
             if callback(record) in (True, np.True_):

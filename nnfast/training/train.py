@@ -24,7 +24,7 @@ from ..networks.network import Network
 from ..plans.plan import make_plan
 from ..plans.recipe import Recipe
 from ..support.arrays import take_rows
-from ..support.checks import check_dtype, check_fits, check_flag, check_integer, check_number
+from ..support.checks import check_callbacks, check_dtype, check_fits, check_flag, check_integer, check_number, shown
 from ..support.interruption import interruptible
 from ..support.random import ShuffledOrders, check_seed
 from .rules import Orders, TrainingRules
@@ -75,7 +75,7 @@ def train(
     class), or (X, y) or (X, y, weights). early_stopping: True or an EarlyStopping. shuffle: visit the rows in a new
     order every epoch. backend, threads: see get_backend; no number depends on threads. dtype: "float32" or "float64".
     seed: of weights, orders, masks and split; None draws one.
-    callbacks: called with an EpochRecord after every epoch; one that returns True ends the run.
+    callbacks: functions, called with an EpochRecord after every epoch; one that returns True ends the run.
     initial_parameters, initial_state: the flat vectors to start from, such as a model's parameters and state. orders:
     called with the epoch's number from 0, returns the order of its rows. inputs, targets: encodings between the user's
     data and the network's numbers, by default none for inputs and, for y, by its shape. input_scale: what inputs are
@@ -86,7 +86,8 @@ def train(
     when the loss becomes infinite or NaN.
     """
     if not isinstance(network, Network):
-        raise TypeError(f"network must be a Network, got {network!r}")
+        raise TypeError(f"network must be a Network, got {shown(network)}")
+    callbacks = check_callbacks(callbacks)
     dtype = check_dtype(dtype)
     seed = secrets.randbits(63) if seed is None else check_seed(seed)
     chosen_loss = default_loss(network) if loss is None else get_loss(loss)
@@ -99,7 +100,7 @@ def train(
     if early_stopping is True:
         early_stopping = EarlyStopping()
     elif early_stopping is not False and not isinstance(early_stopping, EarlyStopping):
-        raise TypeError(f"early_stopping must be True, False or an EarlyStopping, got {early_stopping!r}")
+        raise TypeError(f"early_stopping must be True, False or an EarlyStopping, got {shown(early_stopping)}")
     recipe = Recipe(
         chosen_loss,
         chosen_optimizer,
@@ -165,7 +166,7 @@ def train(
         runner = Runner(
             program, rules, State(model.parameters, program.slots, model.state),
             n_rows=training.n_rows, batch_size=batch, epochs=epochs, schedule=get_schedule(schedule),
-            callbacks=tuple(callbacks), history=model.history, interruption=interruption,
+            callbacks=callbacks, history=model.history, interruption=interruption,
         )  # fmt: skip
         runner.run()
         rules.finish(runner.progress)
