@@ -98,6 +98,29 @@ class Program(ABC):
         Its targets are not looked at.
         """
 
+    def step(
+        self, inputs: NDArray[Any], targets: NDArray[Any], sample_weight: Vector | None, rate: float, number: int
+    ) -> float:
+        """Train on one batch, whose rows need no gathering; returns its loss.
+
+        To the bit what run() gives of these rows bound, in their order, as step number `number`. The arrays are a
+        Source's, of at most plan.rows rows of floats, and the caller has checked them. What was bound is bound no more.
+        """
+        self.bind(Source(inputs, targets, sample_weight))
+        rows = len(inputs)
+        return float(self.run(np.arange(rows), np.array([0, rows]), np.array([rate]), number)[0])
+
+    def predict_batch(self, inputs: NDArray[Any], out: Vector | None = None) -> Vector:
+        """The outputs of at most plan.rows rows of floats on the host, into `out` where that is given.
+
+        The caller has checked the arrays. inputs: of any float dtype and strides. out: (rows, output_size), elsewhere.
+        """
+        outputs = self.predict(Source(np.ascontiguousarray(inputs, self.recipe.dtype)))
+        if out is None:
+            return outputs
+        out[...] = outputs
+        return out
+
     @property
     @abstractmethod
     def parameters(self) -> Vector:
