@@ -177,9 +177,11 @@ class HostProgram(Program):
 
 def _replace(place: Vector, values: Vector) -> None:
     """Copy values over; NumPy alone would spread a single one over all places."""
-    if np.shape(values) != place.shape:
-        raise ValueError(f"this program has numbers of shape {place.shape} here, got {np.shape(values)}")
-    place[...] = values
+    shape = values.shape if isinstance(values, np.ndarray) else np.shape(values)
+    if shape != place.shape:
+        raise ValueError(f"this program has numbers of shape {place.shape} here, got {shape}")
+    if place.size:
+        place[...] = values
 
 
 class Backend(ABC):
@@ -293,7 +295,7 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
     rows, outputs = source.n_rows, plan.targets.shape[1]
     if most_rows is not None and rows > most_rows:
         raise ValueError(f"{rows} rows in one batch, but the plan has room for {most_rows}: make_plan(network, {rows})")
-    _check_array("inputs", source.inputs, (rows, plan.inputs.shape[1]), is_sparse=source.is_sparse)
+    check_inputs(plan, source)
     labels = targets = source.targets
     if labels is not None and labels.ndim == 1:
         _check_array("targets", labels, (rows,))
@@ -303,6 +305,12 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
         _check_array("targets", targets, (rows, outputs))
     if source.sample_weight is not None:
         _check_array("sample_weight", source.sample_weight, (rows,))
+
+
+def check_inputs(plan: Plan, source: Source) -> None:
+    """check_source, for what looks at no targets."""
+    shape = source.n_rows, plan.inputs.shape[1]
+    _check_array("inputs", source.inputs, shape, is_sparse=source.is_sparse)
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...], is_sparse: bool = False) -> None:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
@@ -32,6 +31,7 @@ from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
+from .predictor import Predictor
 from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"
@@ -71,7 +71,8 @@ class Model:
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The network's outputs, (n_rows, n_outputs), as its last layer gives them; of a CuPy array, a CuPy array."""
         source = self._source(X, None, None)
-        with self._program() as program:
+        with self._lock:
+            program = self._program()
             check_place(program, source)
             return program.predict(source)
 
@@ -105,11 +106,39 @@ class Model:
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
         source = self._source(X, y, sample_weight)
-        with self._program() as program:
+        with self._lock:
+            program = self._program()
             check_place(program, source)
             loss, outputs = program.evaluate(source)
         assert source.targets is not None
         return {"loss": loss, **score(outputs, source.targets, self.targets, source.sample_weight)}
+
+    def predictor(self, max_rows: int = PREDICTION_ROWS) -> Predictor:
+        """What predicts in single calls at microseconds, from the model's present weights.
+
+        Parameters
+        ----------
+        max_rows
+            The most rows that a call may have.
+
+        Returns
+        -------
+        Predictor
+            Called with rows, it gives what `outputs` gives.
+
+        Raises
+        ------
+        TypeError
+            The model encodes columns of tables, or `max_rows` is no integer.
+        ValueError
+            `max_rows` is below 1.
+        """
+        return Predictor(self, max_rows)
+
+    def compile(self, rows: int) -> Program:
+        """A program that computes up to `rows` rows at once, on the model's backend and still without weights."""
+        recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
+        return get_backend(self.backend, self.threads).compile(make_plan(self.network, rows), recipe)
 
     def _source(self, X: ArrayLike | Table, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
         return make_source(
@@ -117,18 +146,14 @@ class Model:
             inputs=self.inputs, targets=self.targets, scale=self.input_scale,
         )  # fmt: skip
 
-    @contextlib.contextmanager
-    def _program(self) -> Iterator[Program]:
-        """The model as a program, for one thread at a time: a program has one workspace."""
-        with self._lock:
-            chosen = self.backend, self.threads
-            if self._compiled is None or self._compiled[0] != chosen:
-                plan = make_plan(self.network, PREDICTION_ROWS)
-                recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
-                self._compiled = chosen, get_backend(*chosen).compile(plan, recipe)
-            program = self._compiled[1]
-            program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
-            yield program
+    def _program(self) -> Program:
+        """The model as a program, for the thread that holds the lock: a program has one workspace."""
+        chosen = self.backend, self.threads
+        if self._compiled is None or self._compiled[0] != chosen:
+            self._compiled = chosen, self.compile(PREDICTION_ROWS)
+        program = self._compiled[1]
+        program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
+        return program
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: all but the program and its lock."""

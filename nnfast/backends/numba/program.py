@@ -14,7 +14,7 @@ from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
-from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
+from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, check_source, check_stretch
 from .checks import check_call, check_table
 from .frame import Frame
 from .table import Table
@@ -390,7 +390,7 @@ class NumbaProgram(HostProgram):
         rows, inputs = source.n_rows, source.inputs
         if source.is_sparse or inputs.dtype.kind != "f" or rows > self.plan.rows:
             return self.evaluate(Source(inputs, scale=source.scale))[1]
-        check_source(self.plan, Source(inputs))
+        check_inputs(self.plan, source)
         return self.predict_batch(inputs)
 
     def predict_batch(self, inputs: NDArray[Any], out: Vector | None = None) -> Vector:
