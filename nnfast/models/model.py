@@ -196,7 +196,7 @@ class Model:
         metadata = {
             "format": FORMAT,
             "network": self.network.to_json(),
-            "loss": json.dumps(_loss_to_data(self.loss)),
+            "loss": json.dumps(loss_to_data(self.loss)),
             "description": json.dumps(description),
         }
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -230,7 +230,7 @@ class Model:
     @classmethod
     def _from_file(cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
         network = Network.from_json(metadata["network"])
-        loss = _loss_from_data(json.loads(metadata["loss"]))
+        loss = loss_from_data(json.loads(metadata["loss"]))
         check_pair(network.output_layer.function, loss)
         description = json.loads(metadata["description"])
 
@@ -275,12 +275,14 @@ class Model:
         return model
 
 
-def _loss_to_data(loss: Loss) -> str | dict[str, Any]:
+def loss_to_data(loss: Loss) -> str | dict[str, Any]:
+    """A loss as JSON holds it: its name, or a row of the user's own."""
     if LOSSES.get(loss.name) == loss:
         return loss.name
     data = {item.name: getattr(loss, item.name) for item in fields(loss)}
     return data | {"constants": dict(loss.constants)}
 
 
-def _loss_from_data(data: str | dict[str, Any]) -> Loss:
+def loss_from_data(data: str | dict[str, Any]) -> Loss:
+    """The loss of loss_to_data."""
     return read_row(Loss, data) if isinstance(data, dict) else get_loss(data)
