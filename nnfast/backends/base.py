@@ -330,7 +330,8 @@ def check_stretch(
     if bounds[0] < 0 or bounds[-1] > len(order):
         raise ValueError(f"bounds must lie in [0, {len(order)}], got {bounds[0]} to {bounds[-1]}")
     sizes = bounds[1:] - bounds[:-1]
-    if _leave(sizes - 1, plan.rows):
+    # A single step is often a call of its own, in which NumPy's calls would count
+    if not 0 < sizes[0] <= plan.rows if steps == 1 else _leave(sizes - 1, plan.rows):
         raise ValueError(f"a step takes 1 to {plan.rows} rows of this plan, got {sizes.min()} to {sizes.max()}")
     if _leave(order, source.n_rows):
         raise ValueError(f"order must give rows in [0, {source.n_rows}), got {order.min()} to {order.max()}")
@@ -345,6 +346,6 @@ def _leave(numbers: NDArray[np.int64], end: int) -> bool:
 def batch_totals(source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:
     """The sum of the sample weights of every batch order[bounds[k]:bounds[k + 1]]."""
     if source.sample_weight is None:
-        return np.diff(bounds).astype(np.float64)
+        return (bounds[1:] - bounds[:-1]).astype(np.float64)
     weights = source.sample_weight[order[: bounds[-1]]].astype(np.float64)
     return np.add.reduceat(weights, bounds[:-1]) if len(bounds) > 1 else np.zeros(0)
