@@ -93,6 +93,22 @@ def test_a_batch_s_outputs_are_those_of_its_rows(name: str, rows: int, backend: 
         np.testing.assert_array_equal(outputs, expected)
 
 
+def test_outputs_too_many_to_copy_are_written_where_they_belong(image_backend: Backend) -> None:
+    """And nowhere else: each of these calls leaves the arrays of those before it alone."""
+    network, rows = Network(9, [Dense(40, "tanh")]), np.random.default_rng(2).normal(size=(ROWS, 9)).astype("float32")
+    program = make_program(image_backend, network, recipe("squared_error", dtype="float32"), ROWS)
+    expected = program.evaluate(Source(rows, np.zeros((ROWS, 40), "float32")))[1]
+    whole, strided = np.zeros((ROWS, 40), "float32"), np.zeros((ROWS, 80), "float32")[:, ::2]
+    unaligned = np.zeros(whole.nbytes + 1, np.uint8)[1:].view("float32").reshape(whole.shape)
+    results = [program.predict_batch(rows), *(program.predict_batch(rows, out) for out in (whole, strided, unaligned))]
+    assert results[1] is whole
+    for count in (1, ROWS):
+        program.predict_batch(-rows[:count])
+    program.loss_and_gradient(Source(-rows, expected))
+    for outputs in results:
+        np.testing.assert_array_equal(outputs, expected)
+
+
 def test_binding_runs_nothing_and_leaves_nothing_to_compile(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     from nnfast.backends.numba import frame
