@@ -102,8 +102,8 @@ def test_outputs_too_many_to_copy_are_written_where_they_belong(image_backend: B
     unaligned = np.zeros(whole.nbytes + 1, np.uint8)[1:].view("float32").reshape(whole.shape)
     results = [program.predict_batch(rows), *(program.predict_batch(rows, out) for out in (whole, strided, unaligned))]
     assert results[1] is whole
-    for count in (1, ROWS):
-        program.predict_batch(-rows[:count])
+    np.testing.assert_array_equal(program.predict_batch(rows[:1]), expected[:1])  # few enough to copy
+    program.predict_batch(-rows)
     program.loss_and_gradient(Source(-rows, expected))
     for outputs in results:
         np.testing.assert_array_equal(outputs, expected)
