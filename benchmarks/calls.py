@@ -37,7 +37,10 @@ ROWS = (1, 16, 256, 2000)
 TRAINED = {"4-64-64-2": (4, 64, 64, 2), "64-100-10": (64, 100, 10)}
 BATCHES = (1, 32)
 RATE, STEPS = 1e-3, 3  # steps before the weights are compared
-CLOSE = 2e-4  # float32 beside float64: of outputs, and of weights after STEPS steps of RATE
+CLOSE = 2e-4  # float32 beside float64: of outputs and losses
+# And of the weights' whole way in STEPS steps: Adam's first steps go by a gradient's sign, which rounding turns for the
+# smallest, and PyTorch has epsilon in another place
+SAME_WAY = 0.01
 ROUNDS = 20
 
 missing: set[str] = set()  # what was said not to be there
@@ -337,10 +340,12 @@ def step_calls(sizes: tuple[int, ...], rows: int, chosen: list[str]) -> dict[str
     x, y = random.normal(size=(rows, sizes[0])).astype("f4"), random.integers(0, sizes[-1], rows)
     steps = made(TRAINING, sizes, chosen)
     reference, reference_parameters = numpy_trains(sizes, "f8")
-    losses = [reference(x, y) for _ in range(STEPS)]
+    losses, first = [reference(x, y) for _ in range(STEPS)], flat(first_layers(sizes))
     for name, (step, parameters) in steps.items():
         check(name, "losses", [step(x, y) for _ in range(STEPS)], losses)
-        check(name, "weights", parameters(), reference_parameters())
+        goal = reference_parameters()
+        if not (error := np.linalg.norm(parameters() - goal) / np.linalg.norm(goal - first)) < SAME_WAY:
+            sys.exit(f"calls: the weights of {name} go {error:.2g} of their way beside NumPy's; nothing is timed")
     return {name: (lambda step=step: step(x, y)) for name, (step, _) in steps.items()}
 
 
