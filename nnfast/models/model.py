@@ -136,7 +136,23 @@ class Model:
         return Predictor(self, max_rows)
 
     def compile(self, rows: int) -> Program:
-        """A program that computes up to `rows` rows at once, on the model's backend and still without weights."""
+        """The model's network as a program on its backend, for predictions and evaluation.
+
+        Parameters
+        ----------
+        rows
+            The most rows that it computes at once.
+
+        Returns
+        -------
+        Program
+            Without the model's weights: assign them to its `parameters` and `state`.
+
+        Raises
+        ------
+        BackendUnavailableError
+            The model's backend cannot run here.
+        """
         recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
         return get_backend(self.backend, self.threads).compile(make_plan(self.network, rows), recipe)
 
