@@ -44,9 +44,9 @@ def make_program(
 
 def run_kernel(name: str, dtype: np.dtype[Any], *arguments: Any) -> None:
     """Call a compiled kernel of the CPU engine with what its signature asks for, which is checked."""
-    from nnfast.backends.numba.program import entry_point
+    from nnfast.backends.numba.frame import call_kernel
 
-    entry_point(name, dtype, checked=True)(*arguments)
+    call_kernel(name, dtype, *arguments)
 
 
 def recipe(loss: str | Loss, optimizer: Optimizer | None = None, dtype: str = "float64", **options: object) -> Recipe:

@@ -91,6 +91,8 @@ CALLS: dict[str, list[tuple[str, Words]]] = {
     "products.sum_of_rows": [("multiply", {**_MATRIX, "A": "one", "B": "block", "C": "sums", "S": "begin"})],
 }  # fmt: skip
 FROM_PYTHON = ("run_steps", {"pack": "packs", "steps": "losses", "value_size": "values"})
+_FRAME = {parameter.name: f"at_{parameter.name}" for parameter in KERNELS["run_steps"][1]}
+CALLS["frame.run_frame"] = [("run_steps", _FRAME | {name: name for name in ("pack", "thread", "threads")})]
 
 
 class Site(NamedTuple):
@@ -167,13 +169,13 @@ def sites() -> list[Site]:
 
 
 def site_from_python() -> Site:
-    """The call of run_steps by the program, whose arguments are arrays."""
+    """The arguments that the program gives its frame, by the names of run_steps' parameters."""
     tree = ast.parse((ROOT / "nnfast" / "backends" / "numba" / "program.py").read_text())
-    (call,) = (
-        node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "self._run_steps"
-    )
+    (call,) = (node for node in ast.walk(tree) if isinstance(node, ast.Call) and ast.unparse(node.func) == "Frame")
     kernel, words = FROM_PYTHON
-    return Site("the program's call of run_steps", call.args, KERNELS[kernel][1], words)
+    given = {keyword.arg: keyword.value for keyword in call.keywords}
+    parameters = KERNELS[kernel][1][:-2]  # without thread and threads
+    return Site("the program's frame", [given[p.name] for p in parameters], parameters, words)
 
 
 def test_calls_are_those_that_are_known_here() -> None:

@@ -230,13 +230,15 @@ def run_steps(
 def gather(m, rows, n, output_size, first):
     """The inputs, targets and sample weights of a block of n rows into the workspace, from row `first` on.
 
-    Where the source has no weights, there are ones already.
+    What has no gatherer is there already. Where the source has no weights, there are ones.
     """
     job, input_size = m.job, m.job[INPUT_SIZE_OF_BATCH]
-    inputs = at(m.workspace, job[BATCH_INPUTS] + first * input_size)
-    call_void(job[GATHER_INPUTS], (job[SOURCE_INPUTS], rows, n, input_size, m.settings[SCALE], inputs))
-    targets = at(m.workspace, job[BATCH_TARGETS] + first * output_size)
-    call_void(job[GATHER_TARGETS], (job[SOURCE_TARGETS], rows, n, output_size, 1.0, targets))
+    if job[GATHER_INPUTS] != 0:
+        inputs = at(m.workspace, job[BATCH_INPUTS] + first * input_size)
+        call_void(job[GATHER_INPUTS], (job[SOURCE_INPUTS], rows, n, input_size, m.settings[SCALE], inputs))
+    if job[GATHER_TARGETS] != 0:
+        targets = at(m.workspace, job[BATCH_TARGETS] + first * output_size)
+        call_void(job[GATHER_TARGETS], (job[SOURCE_TARGETS], rows, n, output_size, 1.0, targets))
     if job[SOURCE_WEIGHTS] != 0:
         weights = at(m.workspace, job[BATCH_WEIGHTS] + first)
         call_void(job[GATHER_WEIGHTS], (job[SOURCE_WEIGHTS], rows, n, 1, 1.0, weights))

@@ -22,7 +22,7 @@ DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
 
 # The job vector (int64): counts; addresses of kernels, 0 where none is needed, and of the source's arrays; offsets of
 # the batch in the workspace; places of the loss's constants and of a 1 among all constants. BLOCK: rows that are taken
-# through the network at once.
+# through the network at once. Where GATHER_INPUTS or GATHER_TARGETS is 0, the batch is where its offset says already.
 (
     OPERATIONS, PARAMETERS, PENALTY_ROWS,
     GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, ADD_PENALTIES, CLIP, GIVE_WAY,
@@ -37,6 +37,14 @@ SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)
 
 # Whose statistics a batch normalisation takes; TRAINING also moves the running ones towards the batch's.
 RUNNING, BATCH, TRAINING = range(3)
+
+# The frame (int64): the address of run_steps and what it is called with, addresses of arrays and numbers, by the names
+# of its parameters. AT_PACK: of thread 0's; the others' follow, PACK_BYTES apart.
+(
+    AT_RUN_STEPS, AT_OPERATIONS, AT_JOB, AT_SETTINGS, AT_SEED, AT_CONSTANTS, AT_ZEROS, AT_PARAMETERS, AT_GRADIENT,
+    AT_SLOTS, AT_STATE, AT_WORKSPACE, AT_PACK, AT_ROW_LOSSES, AT_PENALTIES, AT_ORDER, AT_BOUNDS, AT_STEPS, AT_VALUES,
+    AT_VALUE_SIZE, AT_TOTALS, AT_LOSSES, AT_OUTPUTS, AT_BARRIER, PACK_BYTES, FRAME_SIZE,
+) = range(26)  # fmt: skip
 
 # The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
 ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24

@@ -135,6 +135,29 @@ class Program(ABC):
     def predict(self, source: Source) -> Vector:
         """The outputs of all rows, (n_rows, output_size), on the device if the inputs are; targets are ignored."""
 
+    def step(
+        self, inputs: NDArray[Any], targets: NDArray[Any], sample_weight: Vector | None, rate: float, number: int
+    ) -> float:
+        """Train on one batch, whose rows need no gathering; returns its loss.
+
+        To the bit what run() gives of these rows bound, in their order, as step number `number`. The arrays are a
+        Source's, of at most plan.rows rows of floats, and the caller has checked them. What was bound is bound no more.
+        """
+        self.bind(Source(inputs, targets, sample_weight))
+        rows = len(inputs)
+        return float(self.run(np.arange(rows), np.array([0, rows]), np.array([rate]), number)[0])
+
+    def predict_batch(self, inputs: NDArray[Any], out: Vector | None = None) -> Vector:
+        """The outputs of at most plan.rows rows of floats on the host, into `out` where that is given.
+
+        The caller has checked the arrays. inputs: of any float dtype and strides. out: (rows, output_size), elsewhere.
+        """
+        outputs = self.predict(Source(np.ascontiguousarray(inputs, self.recipe.dtype)))
+        if out is None:
+            return outputs
+        out[...] = outputs
+        return out
+
     @property
     @abstractmethod
     def parameters(self) -> Vector:
@@ -191,9 +214,11 @@ class HostProgram(Program):
 
 def _replace(place: Vector, values: Vector) -> None:
     """Copy values over; NumPy alone would spread a single one over all places."""
-    if np.shape(values) != place.shape:
-        raise ValueError(f"this program has numbers of shape {place.shape} here, got {np.shape(values)}")
-    place[...] = values
+    shape = values.shape if isinstance(values, np.ndarray) else np.shape(values)
+    if shape != place.shape:
+        raise ValueError(f"this program has numbers of shape {place.shape} here, got {shape}")
+    if place.size:
+        place[...] = values
 
 
 class Backend(ABC):
@@ -307,7 +332,7 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
     rows, outputs = source.n_rows, plan.targets.shape[1]
     if most_rows is not None and rows > most_rows:
         raise ValueError(f"{rows} rows in one batch, but the plan has room for {most_rows}: make_plan(network, {rows})")
-    _check_array("inputs", source.inputs, (rows, plan.inputs.shape[1]))
+    check_inputs(plan, source)
     targets = source.targets
     if targets is not None:
         are_labels = targets.ndim == 1
@@ -316,6 +341,11 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
             raise ValueError(f"class labels must lie in [0, {outputs}), got {targets.min()} to {targets.max()}")
     if source.sample_weight is not None:
         _check_array("sample_weight", source.sample_weight, (rows,))
+
+
+def check_inputs(plan: Plan, source: Source) -> None:
+    """check_source, for what looks at no targets."""
+    _check_array("inputs", source.inputs, (source.n_rows, plan.inputs.shape[1]))
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...]) -> None:
@@ -336,7 +366,8 @@ def check_stretch(
     if bounds[0] < 0 or bounds[-1] > len(order):
         raise ValueError(f"bounds must lie in [0, {len(order)}], got {bounds[0]} to {bounds[-1]}")
     sizes = bounds[1:] - bounds[:-1]
-    if _leave(sizes - 1, plan.rows):
+    # A single step is often a call of its own, in which NumPy's calls would count
+    if not 0 < sizes[0] <= plan.rows if steps == 1 else _leave(sizes - 1, plan.rows):
         raise ValueError(f"a step takes 1 to {plan.rows} rows of this plan, got {sizes.min()} to {sizes.max()}")
     if _leave(order, source.n_rows):
         raise ValueError(f"order must give rows in [0, {source.n_rows}), got {order.min()} to {order.max()}")
@@ -351,6 +382,6 @@ def _leave(numbers: NDArray[np.int64], end: int) -> bool:
 def batch_totals(source: Source, order: NDArray[np.int64], bounds: NDArray[np.int64]) -> NDArray[np.float64]:
     """The sum of the sample weights of every batch order[bounds[k]:bounds[k + 1]]."""
     if source.sample_weight is None:
-        return np.diff(bounds).astype(np.float64)
+        return (bounds[1:] - bounds[:-1]).astype(np.float64)
     weights = source.sample_weight[order[: bounds[-1]]].astype(np.float64)
     return np.add.reduceat(weights, bounds[:-1]) if len(bounds) > 1 else np.zeros(0)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from threading import Lock
@@ -32,6 +31,7 @@ from ..support.files import write_bytes
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
+from .predictor import Predictor
 from .slopes import given_slopes, output_slopes
 from .validation import check_class_count, converted, make_source
 
@@ -82,7 +82,8 @@ class Model:
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The network's outputs, (n_rows, n_outputs), as its last layer gives them; of a CuPy array, a CuPy array."""
         source = self._source(X, None, None)
-        with self._program() as program:
+        with self._lock:
+            program = self._program()
             check_place(program, source)
             return program.predict(source)
 
@@ -116,7 +117,8 @@ class Model:
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
         source = self._source(X, y, sample_weight)
-        with self._program() as program:
+        with self._lock:
+            program = self._program()
             check_place(program, source)
             loss, outputs = program.evaluate(source)
         assert source.targets is not None
@@ -168,7 +170,8 @@ class Model:
                 "train on inputs.transform(X) without inputs="
             )
         source = self._source(X, None, None)
-        with self._program(gives_input_gradient=True) as program:
+        with self._lock:
+            program = self._program(gives_input_gradient=True)
             check_place(program, source)
             if output is None and isinstance(self.targets, ClassTargets):
                 output = self.targets.decode(predicted_classes(program.predict(source)))
@@ -181,28 +184,72 @@ class Model:
         gradient: NDArray[Any] = array_module(source.inputs).concatenate(parts)
         return gradient.reshape(array_module(X).asarray(X).shape)
 
+    def predictor(self, max_rows: int = ROWS_AT_ONCE) -> Predictor:
+        """What predicts in single calls at microseconds, from the model's present weights.
+
+        Parameters
+        ----------
+        max_rows
+            The most rows that a call may have.
+
+        Returns
+        -------
+        Predictor
+            Called with rows, it gives what `outputs` gives.
+
+        Raises
+        ------
+        TypeError
+            The model encodes columns of tables, or `max_rows` is no integer.
+        ValueError
+            `max_rows` is below 1.
+        """
+        return Predictor(self, max_rows)
+
+    def compile(self, rows: int) -> Program:
+        """The model's network as a program on its backend, for predictions and evaluation.
+
+        Parameters
+        ----------
+        rows
+            The most rows that it computes at once.
+
+        Returns
+        -------
+        Program
+            Without the model's weights: assign them to its `parameters` and `state`.
+
+        Raises
+        ------
+        BackendUnavailableError
+            The model's backend cannot run here.
+        """
+        recipe = Recipe(self.loss, sgd(), self.parameters.dtype)
+        return get_backend(self.backend, self.threads).compile(make_plan(self.network, rows), recipe)
+
     def _source(self, X: ArrayLike | Table, y: ArrayLike | None, sample_weight: ArrayLike | None) -> Source:
         return make_source(
             X, y, sample_weight, network=self.network, loss=self.loss, dtype=self.parameters.dtype,
             inputs=self.inputs, targets=self.targets, scale=self.input_scale,
         )  # fmt: skip
 
-    @contextlib.contextmanager
-    def _program(self, *, gives_input_gradient: bool = False) -> Iterator[Program]:
-        """The model as a program, for one thread at a time: a program has one workspace.
+    def _program(self, *, gives_input_gradient: bool = False) -> Program:
+        """The model as a program, for the thread that holds the lock: a program has one workspace.
 
         gives_input_gradient: for the loss given_slopes; else for the model's own.
         """
-        with self._lock:
-            chosen, kept = (self.backend, self.threads), self._compiled.get(gives_input_gradient)
-            if kept is None or kept[0] != chosen:
-                plan = make_plan(self.network, ROWS_AT_ONCE, gives_input_gradient=gives_input_gradient)
-                loss = given_slopes() if gives_input_gradient else self.loss
-                recipe = Recipe(loss, sgd(), self.parameters.dtype)
-                kept = self._compiled[gives_input_gradient] = chosen, get_backend(*chosen).compile(plan, recipe)
-            program = kept[1]
-            program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
-            yield program
+        chosen, kept = (self.backend, self.threads), self._compiled.get(gives_input_gradient)
+        if kept is None or kept[0] != chosen:
+            program = self._slopes_program() if gives_input_gradient else self.compile(ROWS_AT_ONCE)
+            kept = self._compiled[gives_input_gradient] = chosen, program
+        program = kept[1]
+        program.parameters, program.state = self.parameters, self.state  # each time: they are the user's to change
+        return program
+
+    def _slopes_program(self) -> Program:
+        recipe = Recipe(given_slopes(), sgd(), self.parameters.dtype)
+        plan = make_plan(self.network, ROWS_AT_ONCE, gives_input_gradient=True)
+        return get_backend(self.backend, self.threads).compile(plan, recipe)
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: all but the programs and their lock."""
@@ -245,7 +292,7 @@ class Model:
         metadata = {
             "format": FORMAT,
             "network": self.network.to_json(),
-            "loss": json.dumps(_loss_to_data(self.loss)),
+            "loss": json.dumps(loss_to_data(self.loss)),
             "description": json.dumps(description),
         }
         contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
@@ -279,7 +326,7 @@ class Model:
     @classmethod
     def _from_file(cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
         network = Network.from_json(metadata["network"])
-        loss = _loss_from_data(json.loads(metadata["loss"]))
+        loss = loss_from_data(json.loads(metadata["loss"]))
         check_pair(network.output_layer.function, loss)
         description = json.loads(metadata["description"])
 
@@ -324,12 +371,14 @@ class Model:
         return model
 
 
-def _loss_to_data(loss: Loss) -> str | dict[str, Any]:
+def loss_to_data(loss: Loss) -> str | dict[str, Any]:
+    """A loss as JSON holds it: its name, or a row of the user's own."""
     if LOSSES.get(loss.name) == loss:
         return loss.name
     data = {item.name: getattr(loss, item.name) for item in fields(loss)}
     return data | {"constants": dict(loss.constants)}
 
 
-def _loss_from_data(data: str | dict[str, Any]) -> Loss:
+def loss_from_data(data: str | dict[str, Any]) -> Loss:
+    """The loss of loss_to_data."""
     return read_row(Loss, data) if isinstance(data, dict) else get_loss(data)

@@ -19,6 +19,8 @@ from ..plans.plan import Plan
 from ..support.arrays import array_module, is_on_device, to_host
 from ..support.checks import check_unmasked
 
+_BYTES = np.dtype(np.uint8)
+
 
 def check_inputs(
     X: ArrayLike | Table, network: Network, dtype: np.dtype[Any], encoding: InputEncoding | None
@@ -47,7 +49,7 @@ def check_inputs(
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
     check_row_shape(inputs.shape, network)
-    return converted(inputs.reshape(len(inputs), -1), inputs.dtype if inputs.dtype == np.uint8 else dtype, "X")
+    return converted(inputs.reshape(len(inputs), -1), _BYTES if inputs.dtype == _BYTES else dtype, "X")
 
 
 def check_row_shape(shape: tuple[int, ...], network: Network) -> None:
@@ -102,7 +104,7 @@ def converted(values: Any, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     with np.errstate(all="ignore"):  # what overflows is told below
         cast: NDArray[Any] = array_module(values).ascontiguousarray(values, dtype)
         # A sum that overflows is looked into
-        if dtype.kind != "f" or np.isfinite(float(cast.sum(dtype=np.float64))):
+        if dtype.kind != "f" or math.isfinite(cast.sum(dtype=np.float64)):
             return cast
     values, found = to_host(values), to_host(cast)
     wrong = np.argwhere(~np.isfinite(found))

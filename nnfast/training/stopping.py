@@ -37,7 +37,10 @@ class EarlyStopping:
 
 
 class DivergenceError(ArithmeticError):
-    """The loss or the weights became infinite or NaN. `model` has the best weights seen before."""
+    """The loss or the weights became infinite or NaN.
+
+    `model` has the best weights seen before; from a Learner, which remembers none, the present ones.
+    """
 
     def __init__(self, message: str, model: Model) -> None:
         super().__init__(message)

@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("numba")
 
-from nnfast.backends.numba import program as backend_module
+from nnfast.backends.numba import frame as frame_module
 from nnfast.support.threads import run_in_threads
 from tests.threads.fits import NETWORKS, fit, guarded, run_script
 
@@ -63,21 +63,21 @@ def test_an_error_in_a_thread_is_raised() -> None:
 
 
 def test_threads_do_not_wait_for_one_that_failed(monkeypatch: pytest.MonkeyPatch) -> None:
-    entry_point = backend_module.entry_point
+    c_function = frame_module.c_function
 
-    def failing_entry_point(*of_what: Any) -> Any:
-        run_steps = entry_point(*of_what)
+    def failing_function(*of_what: Any) -> Any:
+        run_frame = c_function(*of_what)
 
         def failing(*arguments: Any) -> None:
             thread, threads = arguments[-2:]
             if threads == 3 and thread == 1:
                 raise MemoryError("no room")
-            run_steps(*arguments)
+            run_frame(*arguments)
 
         return failing
 
     fit(NETWORKS["normalised"], 130, 1)  # compiles
-    monkeypatch.setattr(backend_module, "entry_point", failing_entry_point)
+    monkeypatch.setattr(frame_module, "c_function", failing_function)
     with pytest.raises(MemoryError, match="no room"):
         guarded(lambda: fit(NETWORKS["normalised"], 130, 3))
     monkeypatch.undo()

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import math
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import numpy as np
@@ -15,8 +12,9 @@ from ...plans.plan import ROW_GROUP, Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
-from ..base import HostProgram, Source, Vector, batch_totals, check_source, check_stretch
+from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, check_source, check_stretch
 from . import announcement
+from .frame import Frame
 from .table import Table
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
@@ -30,6 +28,9 @@ BLOCK_ROWS = 256  # fewer do not repay reading the weights again
 IMAGE_ROWS = 64  # the arrays of images are large, their weights few; for the dense layers behind them, not fewer
 
 CACHE_LINE = 64  # bytes
+
+COPIED_BYTES = 2**13  # copying so much takes no longer than asking for an array's address
+VALUES_AHEAD = 256  # steps whose values are computed at once where steps come one by one
 
 
 class NumbaProgram(HostProgram):
@@ -54,6 +55,10 @@ class NumbaProgram(HostProgram):
         self._gradient = aligned_zeros(self._parameters.shape, dtype)
         self._zeros = np.zeros(max(max(op.inputs.shape[1], op.outputs.shape[1]) for op in plan.operations), dtype)
         self._row_losses = np.zeros(plan.rows)
+        self._ones = aligned_zeros((plan.rows,), dtype)
+        self._ones[:] = 1
+        self._ones = aligned_zeros((plan.rows,), dtype)
+        self._ones[:] = 1
         self._packs = aligned_zeros((threads, panels.PACK_SIZE), dtype)
         self._settings = np.zeros(tables.SETTINGS_SIZE)
         self._settings[tables.ALPHA] = recipe.alpha
@@ -68,7 +73,42 @@ class NumbaProgram(HostProgram):
             checks.check_table(
                 self.operations, plan, self.areas, parameters=self._parameters, workspace=self._workspace
             )
-        self._run_steps = entry_point("run_steps", dtype, self._checks is not None)
+        self._make_frames()
+
+    def _make_frames(self) -> None:
+        """Two frames, with rooms for what one step of at most plan.rows rows reads and writes.
+
+        _gathered: for steps whose rows are gathered from a source. _batch: for one step whose rows are all there is;
+        its own job and operations say where they are.
+        """
+        plan, tables, dtype = self.plan, self._tables, self.recipe.dtype
+        self._described: Source | None = None  # the source that _job tells of
+        self._job, self._batch_job, self._batch_operations = self.job.copy(), self.job.copy(), self.operations.copy()
+        self._order, self._bounds, self._totals = np.arange(plan.rows), np.array([0, plan.rows]), np.ones(1)
+        self._losses, self._values = np.zeros(1), np.zeros((1, len(self.recipe.optimizer.step_names)), dtype)
+        self._outputs = np.zeros((plan.rows, plan.network.output_size), dtype)
+        self._barrier = np.zeros(tables.BARRIER_SIZE, np.int64)
+        self._gathered = Frame(
+            dtype, self._checks is not None, operations=self.operations, job=self._job, settings=self._settings,
+            seed=self.recipe.seed, constants=self._constants, zeros=self._zeros, parameters=self._parameters,
+            gradient=self._gradient, slots=self._slots, state=self._state, workspace=self._workspace, pack=self._packs,
+            row_losses=self._row_losses, penalties=self._penalties, order=self._order, bounds=self._bounds,
+            steps=len(self._losses), values=self._values, value_size=self._values.shape[1], totals=self._totals,
+            losses=self._losses, outputs=self._outputs, barrier=self._barrier,
+        )  # fmt: skip
+        self._labels = np.zeros(plan.rows, np.int64)
+        in_order = np.arange(plan.rows)
+        self._batch = self._gathered.replaced(order=in_order, job=self._batch_job, operations=self._batch_operations)
+        self._batch_inputs, self._batch_targets = plan.inputs.view(self._workspace), plan.targets.view(self._workspace)
+        self._batch_weights = plan.sample_weight.view(self._workspace)
+        self._batch_job[tables.SOURCE_TARGETS] = self._labels.ctypes.data
+        self._one_hot = self._gatherer(self._labels, labels=True)
+        self._workspace_address = self._workspace.ctypes.data
+        self._ones_offset = (self._ones.ctypes.data - self._workspace_address) // dtype.itemsize
+        self._reads_in_place = self.operations[0, tables.KIND] == tables.DENSE  # no other may read beside the workspace
+        self._batch_offset = plan.inputs.offset
+        self._flops_per_row = plan.flops_per_row()
+        self._table_of_values, self._table_rate, self._table_start = self._values, math.nan, 0
 
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
@@ -129,10 +169,48 @@ class NumbaProgram(HostProgram):
     def bind(self, source: Source) -> None:
         check_source(self.plan, source)
         self._source = source
-        # No steps: compiles or loads all kernels now, so that no epoch's seconds hold that
-        self.run(np.zeros(0, np.int64), np.zeros(1, np.int64), np.zeros(0), 0)
+        # Compiles or loads the remaining kernels now, so that no epoch's seconds hold that
+        self._load_update()
+        self._describe(source)
 
-    def _run(
+    def _load_update(self) -> None:
+        """Have the optimizer's kernel, without which a program that only predicts can do."""
+        if not self.job[self._tables.UPDATE]:
+            update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
+            for job in (self.job, self._job, self._batch_job):
+                job[self._tables.UPDATE] = update.address
+
+    def _describe(self, source: Source) -> None:
+        """Have the job of gathered steps tell of this source."""
+        if source is self._described:
+            return
+        self._described = None
+        tables, job, dtype = self._tables, self._job, self.recipe.dtype
+        job[:] = self.job
+        operations, inputs, targets, self._density = self.operations, source.inputs, source.targets, 1.0
+        if source.is_sparse:
+            if self.plan.begins_dense and self._sparse.repays(inputs):
+                operations, self._density = operations.copy(), self._sparse.density(inputs)
+                self._read_sparse_rows(inputs, operations, job)
+            else:
+                job[tables.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
+            inputs = np.array([part.ctypes.data for part in (inputs.data, inputs.indices, inputs.indptr)])
+            self._parts = inputs  # which the job has by their address
+        else:
+            job[tables.GATHER_INPUTS] = self._gatherer(inputs)
+        self._gathered.set(operations=operations)
+        job[tables.SOURCE_INPUTS] = inputs.ctypes.data
+        if targets is not None:  # for prediction: what the workspace holds will do, the loss is not looked at
+            job[tables.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
+            job[tables.SOURCE_TARGETS] = targets.ctypes.data
+        if source.sample_weight is not None:
+            job[tables.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
+            job[tables.SOURCE_WEIGHTS] = source.sample_weight.ctypes.data
+        else:
+            job[tables.BATCH_WEIGHTS] = self._ones_offset
+        self._described = source
+
+    def _run_gathered(
         self,
         mode: int,
         source: Source,
@@ -146,63 +224,50 @@ class NumbaProgram(HostProgram):
         tables, dtype = self._tables, self.recipe.dtype
         if self._checks:
             self._checks.check_call(self.plan, dtype, source, order, bounds)
-        job = self.job.copy()
-        output_size = self.plan.network.output_size
-        targets = source.targets
-        if targets is None:  # for prediction: any targets do, the loss is not looked at
-            targets = np.zeros(source.n_rows, np.int64)
-        operations, inputs, density = self.operations, source.inputs, 1.0
-        if source.is_sparse:
-            if self.plan.begins_dense and self._sparse.repays(inputs):
-                operations, density = operations.copy(), self._sparse.density(inputs)
-                self._read_sparse_rows(inputs, operations, job)
-            else:
-                job[tables.GATHER_INPUTS] = self._sparse_kernel(inputs.data.dtype, inputs.indices.dtype, dtype).address
-            inputs = np.array([part.ctypes.data for part in (inputs.data, inputs.indices, inputs.indptr)])
-        else:
-            job[tables.GATHER_INPUTS] = self._gatherer(inputs)
-        job[tables.GATHER_TARGETS] = self._gatherer(targets, labels=targets.ndim == 1)
-        job[tables.SOURCE_INPUTS] = inputs.ctypes.data
-        job[tables.SOURCE_TARGETS] = targets.ctypes.data
-        if source.sample_weight is not None:
-            job[tables.GATHER_WEIGHTS] = self._gatherer(source.sample_weight)
-            job[tables.SOURCE_WEIGHTS] = source.sample_weight.ctypes.data
-        else:
-            weights = self.plan.sample_weight
-            self._workspace[weights.offset : weights.end] = 1
-        job[tables.MODE] = mode
-        job[tables.FIRST_STEP] = first_step
+        self._describe(source)
+        self._job[tables.MODE] = mode
+        self._job[tables.FIRST_STEP] = first_step
         self._settings[tables.SCALE] = source.scale
-        losses = np.zeros(len(bounds) - 1)
-        outputs = np.empty((source.n_rows if mode == tables.EVALUATE else 0, output_size), dtype)
-        barrier = np.zeros(tables.BARRIER_SIZE, np.int64)
-        # They are read by their addresses: whole, of these types, and held until all threads are done
-        order, bounds = (np.ascontiguousarray(array, np.int64) for array in (order, bounds))
-        values, totals = np.ascontiguousarray(values, dtype), np.ascontiguousarray(totals, np.float64)
-
-        def run_steps(thread: int, threads: int) -> None:
-            self._run_steps(
-                operations, job, self._settings, self.recipe.seed, self._constants, self._zeros, self._parameters,
-                self._gradient, self._slots, self._state, self._workspace, self._packs[thread], self._row_losses,
-                self._penalties, order, bounds, len(losses), values, values.shape[1], totals, losses, outputs, barrier,
-                thread, threads,
+        steps, frame = len(bounds) - 1, self._gathered
+        if steps == 1 and mode == tables.TRAIN:  # copied into the frame's own rooms, sooner than their addresses tell
+            first, last = bounds
+            self._order[: last - first] = order[first:last]
+            self._bounds[1], self._totals[0], self._values[0] = last - first, totals[0], values[0]
+            losses, outputs = self._losses, self._outputs
+        else:
+            losses = np.zeros(steps)
+            outputs = np.empty((source.n_rows if mode == tables.EVALUATE else 0, self.plan.network.output_size), dtype)
+            # They are read by their addresses: whole and of these types
+            order, bounds = (np.ascontiguousarray(array, np.int64) for array in (order, bounds))
+            values, totals = np.ascontiguousarray(values, dtype), np.ascontiguousarray(totals, np.float64)
+            frame = frame.replaced(
+                order=order, bounds=bounds, steps=steps, values=values, value_size=values.shape[1], totals=totals,
+                losses=losses, outputs=outputs,
             )  # fmt: skip
+        rows = (bounds[-1] - bounds[0]) / max(1, steps)
+        self._run(frame, self._repaid_threads(rows, mode, self._density))
+        return losses.copy(), outputs
+
+    def _run(self, frame: Frame, threads: int) -> None:
+        """Run a frame in a fair share of at most `threads` threads."""
+        barrier = self._barrier
+        barrier[:] = 0
 
         def run_or_break(thread: int, threads: int) -> None:
             try:
-                run_steps(thread, threads)
+                frame.run(thread, threads)
             except BaseException:
-                barrier[tables.BROKEN] = 1  # the others would wait for this thread
+                barrier[self._tables.BROKEN] = 1  # the others would wait for this thread
                 raise
 
-        with fair_share(self._threads) as threads:
-            run_in_threads(run_or_break, min(threads, self._repaid_threads(bounds, mode, density)))
-        return losses, outputs
+        with fair_share(self._threads) as share:
+            run_in_threads(run_or_break, min(share, threads))
 
-    def _repaid_threads(self, bounds: NDArray[np.int64], mode: int, density: float) -> int:
-        """How many threads steps of this size repay. density: the share of the inputs that the first layer reads."""
-        rows = (bounds[-1] - bounds[0]) / max(1, len(bounds) - 1)
-        flops_per_row = self.plan.flops_per_row() - (1 - density) * 4 * self.plan.weight_spans[0].size
+    def _repaid_threads(self, rows: float, mode: int, density: float = 1.0) -> int:
+        """How many threads steps of so many rows repay. density: the share of the inputs that the first layer reads."""
+        flops_per_row: float = self._flops_per_row
+        if density < 1:
+            flops_per_row -= (1 - density) * 4 * self.plan.weight_spans[0].size
         update = FLOPS_PER_UPDATE * self.plan.parameter_count if mode == self._tables.TRAIN else 0
         return max(1, int((rows * flops_per_row + update) // FLOPS_PER_THREAD))
 
@@ -211,33 +276,111 @@ class NumbaProgram(HostProgram):
         address: int = self._gather_kernel(array.dtype, self.recipe.dtype, labels).address
         return address
 
+    def _run_batch(self, mode: int, inputs: NDArray[Any]) -> None:
+        """Run one step on rows of floats, whose targets and weights are where the batch's job says."""
+        tables, rows, offset = self._tables, len(inputs), self.plan.inputs.offset
+        if (
+            self._reads_in_place
+            and inputs.nbytes > COPIED_BYTES
+            and inputs.dtype == self.recipe.dtype
+            and inputs.flags.c_contiguous
+            and inputs.flags.aligned
+        ):
+            offset = (inputs.ctypes.data - self._workspace_address) // inputs.itemsize
+        else:
+            self._batch_inputs[:rows] = inputs
+        if offset != self._batch_offset:
+            self._batch_operations[0, tables.INPUTS] = self._batch_offset = offset
+        self._batch_job[tables.MODE] = mode
+        self._bounds[1] = rows
+        threads = self._repaid_threads(rows, mode) if self._threads > 1 else 1
+        if threads > 1:
+            self._run(self._batch, threads)
+        else:
+            self._batch.run()  # without a share of the threads: it is over sooner than others could make use of it
+
+    def _set_batch_targets(self, targets: NDArray[Any], sample_weight: Vector | None) -> float:
+        """Copy a batch's targets and weights to where the batch's job has them; returns the sum of the weights."""
+        tables, job, rows = self._tables, self._batch_job, len(targets)
+        if targets.ndim == 1:
+            self._labels[:rows] = targets
+            job[tables.GATHER_TARGETS] = self._one_hot
+        else:
+            self._batch_targets[:rows] = targets
+            job[tables.GATHER_TARGETS] = 0
+        if sample_weight is None:
+            job[tables.BATCH_WEIGHTS] = self._ones_offset
+            total = float(rows)
+        else:
+            self._batch_weights[:rows] = sample_weight
+            job[tables.BATCH_WEIGHTS] = self.plan.sample_weight.offset
+            total = float(np.add.reduceat(sample_weight, [0], dtype=np.float64)[0])  # as batch_totals adds
+        self._totals[0] = total
+        return total
+
     def run(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
     ) -> NDArray[np.float64]:
         assert self._source is not None, "bind() comes first"
         check_stretch(self.plan, self._source, order, bounds, rates)
-        if not self.job[self._tables.UPDATE]:  # a program that only predicts needs none
-            update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
-            self.job[self._tables.UPDATE] = update.address
-        values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
+        if len(rates) == 1:
+            values = self._values_of_step(float(rates[0]), first_step)
+        else:
+            values = self.recipe.optimizer.step_values(rates, first_step, self.recipe.dtype)
         totals = batch_totals(self._source, order, bounds)
-        return self._run(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
+        return self._run_gathered(self._tables.TRAIN, self._source, order, bounds, values, totals, first_step)[0]
+
+    def step(
+        self, inputs: NDArray[Any], targets: NDArray[Any], sample_weight: Vector | None, rate: float, number: int
+    ) -> float:
+        tables = self._tables
+        if self._checks:
+            self._check_batch(inputs, targets, sample_weight)
+        self._load_update()
+        if not self._set_batch_targets(targets, sample_weight):
+            return 0.0
+        self._values[0] = self._values_of_step(rate, number)[0]
+        self._batch_job[tables.FIRST_STEP] = number
+        self._run_batch(tables.TRAIN, inputs)
+        return float(self._losses[0])
+
+    def _values_of_step(self, rate: float, number: int) -> Vector:
+        """A step's row of Optimizer.step_values; where the rate stays, from a table of many steps."""
+        index = number - self._table_start
+        if rate != self._table_rate or not 0 <= index < len(self._table_of_values):
+            count = VALUES_AHEAD if rate == self._table_rate else 1
+            self._table_of_values = self.recipe.optimizer.step_values(np.full(count, rate), number, self.recipe.dtype)
+            self._table_rate, self._table_start, index = rate, number, 0
+        return self._table_of_values[index : index + 1]
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source, self.plan.rows)
-        order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
-        totals = batch_totals(source, order, bounds)
-        if not totals[0]:
+        tables = self._tables
+        if source.is_sparse or source.inputs.dtype.kind != "f":
+            order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
+            totals = batch_totals(source, order, bounds)
+            if not totals[0]:
+                return 0.0, np.zeros_like(self._gradient)
+            values = np.zeros((1, 1), self.recipe.dtype)
+            losses, _ = self._run_gathered(tables.GRADIENT_ONLY, source, order, bounds, values, totals)
+            self._described = None  # so that the source is not held
+            return float(losses[0]), self._gradient.copy()
+        assert source.targets is not None
+        if self._checks:
+            self._check_batch(source.inputs, source.targets, source.sample_weight)
+        if not self._set_batch_targets(source.targets, source.sample_weight):
             return 0.0, np.zeros_like(self._gradient)
-        losses, _ = self._run(self._tables.GRADIENT_ONLY, source, order, bounds, self._no_values(1), totals)
-        return float(losses[0]), self._gradient.copy()
+        self._run_batch(tables.GRADIENT_ONLY, source.inputs)
+        return float(self._losses[0]), self._gradient.copy()
 
     def _input_gradient(self, source: Source) -> Vector:
         assert self.plan.input_gradient is not None  # input_gradient() refuses such a plan
         order, bounds = np.arange(source.n_rows), np.array([0, source.n_rows])
         totals = batch_totals(source, order, bounds)
         self._gradient[...] = 0  # running statistics have no part in dLoss/dx: kernels/cpu/batch_norm.py reads it here
-        self._run(self._tables.INPUTS_ONLY, source, order, bounds, self._no_values(1), totals)
+        values = np.zeros((1, 1), self.recipe.dtype)
+        self._run_gathered(self._tables.INPUTS_ONLY, source, order, bounds, values, totals)
+        self._described = None  # so that the source is not held
         gradient: Vector = self.plan.input_gradient.view(self._workspace, source.n_rows).copy()
         return gradient
 
@@ -245,17 +388,50 @@ class NumbaProgram(HostProgram):
         check_source(self.plan, source)
         bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
         steps = len(bounds) - 1
-        losses, outputs = self._run(
-            self._tables.EVALUATE, source, np.arange(source.n_rows), bounds, self._no_values(steps), np.zeros(steps)
+        values = np.zeros((steps, 1), self.recipe.dtype)
+        losses, outputs = self._run_gathered(
+            self._tables.EVALUATE, source, np.arange(source.n_rows), bounds, values, np.zeros(steps)
         )
+        if source is not self._source:
+            self._described = None  # so that the source is not held
         weight = source.n_rows if source.sample_weight is None else float(source.sample_weight.sum(dtype=np.float64))
         return float(losses.sum()) / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), outputs
 
     def predict(self, source: Source) -> Vector:
-        return self.evaluate(Source(source.inputs, scale=source.scale))[1]
+        rows, inputs = source.n_rows, source.inputs
+        if source.is_sparse or inputs.dtype.kind != "f" or rows > self.plan.rows:
+            return self.evaluate(Source(inputs, scale=source.scale))[1]
+        check_inputs(self.plan, source)
+        return self.predict_batch(inputs)
 
-    def _no_values(self, steps: int) -> Vector:
-        return np.zeros((steps, 1), self.recipe.dtype)
+    def predict_batch(self, inputs: NDArray[Any], out: Vector | None = None) -> Vector:
+        if self._checks:
+            self._check_batch(inputs, None, None)
+        rows, outputs, batch = len(inputs), self._outputs, self._batch
+        if outputs.itemsize * outputs.shape[1] * rows <= COPIED_BYTES:
+            self._run_batch(self._tables.EVALUATE, inputs)
+            if out is None:
+                return outputs[:rows].copy()
+            out[...] = outputs[:rows]
+            return out
+        if out is not None and out.flags.c_contiguous and out.flags.aligned and out.dtype == outputs.dtype:
+            written = out
+        else:
+            written = np.empty((rows, outputs.shape[1]), outputs.dtype)
+        batch.set(outputs=written)
+        try:
+            self._run_batch(self._tables.EVALUATE, inputs)
+        finally:
+            batch.set(outputs=outputs)
+        if out is None or out is written:
+            return written
+        out[...] = written
+        return out
+
+    def _check_batch(self, inputs: NDArray[Any], targets: NDArray[Any] | None, sample_weight: Vector | None) -> None:
+        rows = np.arange(len(inputs))
+        source = Source(np.ascontiguousarray(inputs), targets, sample_weight)
+        self._checks.check_call(self.plan, self.recipe.dtype, source, rows, np.array([0, len(rows)]))
 
 
 def aligned_zeros(shape: tuple[int, ...], dtype: np.dtype[Any]) -> Vector:
@@ -272,24 +448,3 @@ def block_rows(plan: Plan, dtype: np.dtype[Any]) -> int:
         return IMAGE_ROWS // ROW_GROUP * ROW_GROUP
     row_bytes = plan.workspace_size // plan.rows * dtype.itemsize
     return max(BLOCK_ROWS, BLOCK_BYTES // row_bytes) // ROW_GROUP * ROW_GROUP
-
-
-@cache
-def entry_point(name: str, dtype: np.dtype[Any], checked: bool = False) -> Callable[..., None]:
-    """A kernel as a Python callable of the numbers and arrays in its signature, which it checks if asked to."""
-    from ...kernels.cpu.catalogue import kernel
-    from ...kernels.cpu.signatures import check_call
-
-    compiled = kernel(name, dtype)
-    types: dict[str, Any] = {"int64": ctypes.c_int64, "uint64": ctypes.c_uint64, "float64": ctypes.c_double}
-    kinds = (types[p.dtype] if p.shape is None else ctypes.c_void_p for p in compiled.signature)
-    function = ctypes.CFUNCTYPE(None, *kinds)(compiled.address)
-
-    def call(*arguments: Any) -> None:
-        function(*[value.ctypes.data if isinstance(value, np.ndarray) else value for value in arguments])
-
-    def checked_call(*arguments: Any) -> None:
-        check_call(name, compiled.signature, dtype, arguments)
-        call(*arguments)
-
-    return checked_call if checked else call

@@ -1,0 +1,142 @@
+"""Predictions one call at a time, at microseconds: a model's network with all that a call needs made beforehand."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..backends import Program
+from ..support.checks import check_integer, check_unmasked
+from .validation import check_row_shape
+
+if TYPE_CHECKING:
+    from .model import Model
+
+Snapshot = tuple[NDArray[Any], NDArray[Any]]
+
+
+class Predictor:
+    """Computes a model's outputs for up to `max_rows` rows a call; made by `Model.predictor`.
+
+    The weights are those the model had when the predictor was made, until `update` is called. Several threads may call
+    one predictor at once: each thread has a workspace of its own.
+
+    Parameters
+    ----------
+    model
+        The trained model; it must take plain numbers, without an encoding of columns.
+    max_rows
+        The most rows that a call may have.
+
+    Raises
+    ------
+    TypeError
+        The model encodes columns of tables, or `max_rows` is no integer.
+    ValueError
+        `max_rows` is below 1.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from nnfast import Dense, Network, train
+    >>> X = np.random.default_rng(0).random((50, 4), dtype="float32")
+    >>> model = train(Network(4, [Dense(3, "softmax")]), X, np.arange(50) % 3, epochs=1)
+    >>> predict = model.predictor(max_rows=16)
+    >>> predict(X[:2]).shape
+    (2, 3)
+    """
+
+    def __init__(self, model: Model, max_rows: int) -> None:
+        if model.inputs is not None:
+            raise TypeError("a predictor takes numbers, but this model encodes columns: use model.predict or outputs")
+        self.max_rows = check_integer(max_rows, "max_rows")
+        self._model, self._network, self._dtype = model, model.network, model.parameters.dtype
+        self._size, self._scale = model.network.input_size, self._dtype.type(model.input_scale)
+        self._own = threading.local()
+        self.update()
+
+    def update(self) -> None:
+        """Take over the weights that the model has now, for calls that begin from now on."""
+        self._snapshot: Snapshot = self._model.parameters.copy(), self._model.state.copy()
+
+    def __call__(self, x: ArrayLike, out: NDArray[Any] | None = None) -> NDArray[Any]:
+        """Compute the network's outputs for the rows of `x`.
+
+        Parameters
+        ----------
+        x
+            (n_rows, n_inputs), or rows of the network's own shape. Read where it is if it is in C order and in the
+            model's dtype, converted otherwise. NaN and infinity are not looked for: their rows' outputs are NaN
+            or infinite.
+        out
+            (n_rows, n_outputs) in the model's dtype, to be written; it may not share memory with `x`.
+
+        Returns
+        -------
+        ndarray
+            (n_rows, n_outputs) as `Model.outputs` gives them: `out`, or a new array.
+
+        Raises
+        ------
+        TypeError
+            `x` holds no numbers, or `out` is no array of the model's dtype.
+        ValueError
+            A shape that does not fit, more than `max_rows` rows or none, masked values, or an `out` that is read-only
+            or overlaps `x`.
+        """
+        own = self._own.__dict__
+        if own.get("snapshot") is not self._snapshot:
+            self._prepare(own)
+        rows: Any = x
+        if type(x) is not np.ndarray or x.dtype is not self._dtype or x.ndim != 2 or x.shape[1] != self._size:
+            rows = self._converted(x)
+        if not 0 < len(rows) <= self.max_rows:
+            raise ValueError(f"x has {len(rows)} rows, but this predictor takes 1 to {self.max_rows}: see max_rows")
+        if out is not None:
+            self._check_out(out, rows)
+        if self._scale != 1:
+            rows = rows * self._scale
+        program: Program = own["program"]
+        return program.predict_batch(rows, out)
+
+    def _prepare(self, own: dict[str, Any]) -> None:
+        """Give this thread a program with the present weights."""
+        snapshot = self._snapshot
+        if "program" not in own:
+            own["program"] = self._model.compile(self.max_rows)
+        own["program"].parameters, own["program"].state = snapshot
+        own["snapshot"] = snapshot
+
+    def _converted(self, x: ArrayLike) -> NDArray[Any]:
+        check_unmasked(x, "x")
+        rows = np.asarray(x)
+        if rows.dtype.kind not in "buif":
+            raise TypeError(f"x must hold numbers, got dtype {rows.dtype}")
+        if rows.ndim == 0:
+            raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
+        check_row_shape(rows.shape, self._network)
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(rows.reshape(len(rows), self._size), self._dtype)
+
+    def _check_out(self, out: Any, x: NDArray[Any]) -> None:
+        shape = len(x), self._network.output_size
+        if not isinstance(out, np.ndarray) or out.dtype != self._dtype:
+            raise TypeError(f"out must be an array of {self._dtype}, got {getattr(out, 'dtype', type(out).__name__)}")
+        if out.shape != shape:
+            raise ValueError(f"out must have shape {shape}, got {out.shape}")
+        if not out.flags.writeable:
+            raise ValueError("out is read-only")
+        if np.may_share_memory(out, x):
+            raise ValueError("out and x overlap in memory: give out an array of its own")
+
+    def __repr__(self) -> str:
+        return f"Predictor({self._model!r}, max_rows={self.max_rows})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_own"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _own=threading.local())
