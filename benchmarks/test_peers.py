@@ -310,7 +310,7 @@ def emulated_gpu(monkeypatch: pytest.MonkeyPatch) -> Any:
     xp = make_twin()
     monkeypatch.setitem(sys.modules, "cupy", xp)
     monkeypatch.setattr("nnfast.backends.cuda.unavailable_reason", lambda: None)
-    monkeypatch.setattr("nnfast.backends.cuda.create", lambda **options: CudaBackend(**options, xp=xp))
+    monkeypatch.setattr("nnfast.backends.cuda.create", lambda threads, **options: CudaBackend(**options, xp=xp))
     return xp
 
 
