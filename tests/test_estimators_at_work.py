@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from sklearn.exceptions import ConvergenceWarning
 
-from nnfast import EpochRecord, MLPClassifier
+from nnfast import EpochRecord, MLPClassifier, MLPRegressor
+from nnfast.training.runner import Runner
 from tests.test_estimators_same_model import assert_same, distance, fit_both, make_data
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
@@ -105,3 +106,68 @@ def test_partial_fit_uses_weights_that_were_set_by_hand() -> None:
         estimator.coefs_ = [W * 0.5 for W in estimator.coefs_]
         estimator.partial_fit(X, y)
     assert_same(*pair, X)
+
+
+def interrupted_after(monkeypatch: pytest.MonkeyPatch, stretches: int) -> None:
+    """Ctrl-C between two stretches of an epoch, each of one step."""
+    advance, count = Runner.advance, iter(range(10**9))
+
+    def pressing(self: Runner) -> None:
+        advance(self)
+        if next(count) + 1 == stretches:
+            signal.raise_signal(signal.SIGINT)
+
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr(Runner, "advance", pressing)
+
+
+def test_ctrl_c_within_an_epoch_keeps_weights_and_optimizer_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(100, 4))
+    interrupted_after(monkeypatch, 7)
+    fitted = MLPRegressor(hidden_layer_sizes=(5,), batch_size=10, max_iter=3, random_state=0)
+    with pytest.warns(UserWarning, match="interrupted"):
+        fitted.fit(X, X[:, 0])
+    assert (fitted.n_iter_, fitted._steps, fitted._optimizer.t) == (0, 7, 7)
+
+
+def test_a_callback_that_raises_leaves_weights_and_optimizer_together() -> None:
+    X = np.random.default_rng(0).normal(size=(100, 4))
+
+    def fail(record: EpochRecord) -> None:
+        if record.epoch == 2:
+            raise RuntimeError("enough")
+
+    fitted = MLPRegressor(hidden_layer_sizes=(5,), batch_size=10, max_iter=5, random_state=0, callbacks=[fail])
+    with pytest.raises(RuntimeError, match="enough"):
+        fitted.fit(X, X[:, 0])
+    expected = MLPRegressor(hidden_layer_sizes=(5,), batch_size=10, max_iter=2, random_state=0).fit(X, X[:, 0])
+    np.testing.assert_array_equal(fitted.coefs_[0], expected.coefs_[0])
+    assert fitted._steps == fitted._optimizer.t == expected._optimizer.t
+
+
+@pytest.mark.parametrize("answer", [1, 1.0, np.ones(3), "yes"])
+def test_only_true_ends_a_fit(answer: object) -> None:
+    X = np.random.default_rng(0).normal(size=(20, 4))
+    assert (
+        MLPRegressor(hidden_layer_sizes=(3,), max_iter=3, callbacks=[lambda record: answer]).fit(X, X[:, 0]).n_iter_
+        == 3
+    )
+
+
+def test_a_fit_restored_between_two_steps_ends_as_if_it_had_never_stopped(monkeypatch: pytest.MonkeyPatch) -> None:
+    X = np.random.default_rng(0).normal(size=(50, 4))
+    settings = {"hidden_layer_sizes": (5,), "batch_size": 10, "max_iter": 3, "random_state": 0}
+    whole = MLPRegressor(**settings).fit(X, X[:, 0])
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
+    advance, count = Runner.advance, iter(range(10**9))
+
+    def going_back(self: Runner) -> None:
+        state = self.state
+        advance(self)
+        if next(count) in (2, 7):
+            self.restore(state)
+
+    monkeypatch.setattr(Runner, "advance", going_back)
+    again = MLPRegressor(**settings).fit(X, X[:, 0])
+    np.testing.assert_array_equal(again.coefs_[0], whole.coefs_[0])
+    assert again.loss_curve_ == whole.loss_curve_

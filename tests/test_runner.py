@@ -165,3 +165,22 @@ def test_a_run_that_diverges_late_keeps_what_it_had_learnt(
     model = caught.value.model
     expected = train(network, X, y.astype(float), epochs=32, **options)
     np.testing.assert_array_equal(model.parameters, expected.parameters)
+
+
+def test_a_run_that_goes_back_forgets_what_came_later(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = fit(rows, "numpy")
+
+    class GoingBack(Runner):
+        def run(self) -> None:
+            self.advance()
+            early = self.state
+            super().run()
+            self.restore(early)
+            assert (self.history.epochs, self.is_over) == (early.progress.epoch, False)
+            super().run()
+
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
+    monkeypatch.setattr(train_module, "Runner", GoingBack)
+    again = fit(rows, "numpy")
+    np.testing.assert_array_equal(again.parameters, whole.parameters)
+    assert again.history.loss == whole.history.loss

@@ -34,14 +34,28 @@ class FitRules(Rules):
     ) -> None:
         self._estimator, self._program, self._held_out = estimator, program, held_out
         self._incremental, self._prints = incremental, bool(estimator.verbose)
-        self._order, self._time = rows, estimator.t_
+        self._order, self._time, self._drawn = rows, estimator.t_, 0
         self._judgement: Judgement | None = None
         estimator.n_iter_ = 0
 
     def order(self, epoch: int, progress: Progress) -> Order:
-        if self._estimator.shuffle:  # scikit-learn's shuffle of the last order, draw for draw
-            self._order = self._order[self._estimator._random_state.permutation(len(self._order))]
+        if epoch == self._drawn:
+            self._drawn += 1
+            if self._estimator.shuffle:  # scikit-learn's shuffle of the last order, draw for draw
+                self._order = self._order[self._estimator._random_state.permutation(len(self._order))]
         return self._order
+
+    def draws(self) -> dict[str, Any]:
+        _, words, position, has_gauss, gauss = self._estimator._random_state.get_state()
+        return {
+            "order": self._order.copy(), "drawn": self._drawn, "words": words, "position": position,
+            "has_gauss": has_gauss, "gauss": gauss,
+        }  # fmt: skip
+
+    def restore_draws(self, draws: dict[str, Any]) -> None:
+        self._order, self._drawn = draws["order"], draws["drawn"]
+        state = "MT19937", draws["words"], draws["position"], draws["has_gauss"], draws["gauss"]
+        self._estimator._random_state.set_state(state)
 
     def learning_rate(self, epoch: int) -> float:
         optimizer = self._estimator._optimizer  # of another kind than the solver, if that was set after a partial_fit
@@ -76,7 +90,6 @@ class FitRules(Rules):
         return {"validation_loss": self._judgement.loss, name: self._judgement.score}
 
     def observe(self, record: EpochRecord, progress: Progress) -> None:
-        self._estimator._steps = progress.step
         self._estimator._note_epoch(self._judgement)
         if self._judgement and self._prints:
             print("Validation score: %f" % self._judgement.score)  # noqa: UP031

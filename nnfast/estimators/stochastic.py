@@ -115,19 +115,21 @@ class StochasticFit:
         with self._program() as self.program:
             self.program.bind(self.source)
             rules = FitRules(e, self.program, self.rows, self.held_out, self.incremental)
-            try:
-                with interruptible() as interruption:
-                    runner = Runner(
-                        self.program, rules, self._state(), n_rows=len(self.rows), batch_size=self.batch_size,
-                        epochs=1 if self.incremental else e.max_iter, span_epochs=e.max_iter,
-                        schedule=get_schedule(e.schedule), callbacks=e.callbacks, history=history,
-                        interruption=interruption,
-                    )  # fmt: skip
+            with interruptible() as interruption:
+                runner = Runner(
+                    self.program, rules, self._state(), n_rows=len(self.rows), batch_size=self.batch_size,
+                    epochs=1 if self.incremental else e.max_iter, span_epochs=e.max_iter,
+                    schedule=get_schedule(e.schedule), callbacks=e.callbacks, history=history,
+                    interruption=interruption,
+                )  # fmt: skip
+                try:
                     runner.run()
-            except KeyboardInterrupt:  # a second one, which does not wait for the stretch's end
-                history.stopped = "interrupted"
-            rules.update_weights()
-            self._save_slots()
+                except KeyboardInterrupt:  # a second one, which does not wait for the stretch's end
+                    history.stopped = "interrupted"
+                finally:  # also where a callback raises: weights, steps and the optimizer's vectors belong together
+                    rules.update_weights()
+                    e._steps = runner.progress.step
+                    self._save_slots()
         if history.stopped == "interrupted":
             warn_as_scikit_learn("Training interrupted by user.")
         elif history.stopped == "epochs" and not self.incremental:

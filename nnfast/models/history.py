@@ -50,6 +50,12 @@ class History:
         """How many epochs were finished."""
         return len(self.loss)
 
+    def rewind(self, epochs: int) -> None:
+        """Forget the epochs after the first `epochs`, and why the run ended."""
+        for values in (self.loss, self.learning_rate, self.seconds, *self.metrics.values()):
+            del values[epochs:]
+        self.stopped, self.best_epoch = "epochs", None
+
     def append(self, record: EpochRecord) -> None:
         self.loss.append(record.loss)
         self.learning_rate.append(record.learning_rate)

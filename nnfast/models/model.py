@@ -58,8 +58,8 @@ class Model:
     history: History = field(default_factory=History)
     backend: str | Backend = "auto"
     threads: int | None = None
-    # Programs by whether they give the gradient of the inputs, with the choice of a backend that each was compiled for
-    _compiled: dict[bool, tuple[tuple[str | Backend, int | None], Program]] = field(default_factory=dict, repr=False)
+    # Programs by whether they give the gradient of the inputs, with what each was compiled from
+    _compiled: dict[bool, tuple[tuple[Any, ...], Program]] = field(default_factory=dict, repr=False)
     _lock: Lock = field(default_factory=Lock, repr=False)
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -238,7 +238,8 @@ class Model:
 
         gives_input_gradient: for the loss given_slopes; else for the model's own.
         """
-        chosen, kept = (self.backend, self.threads), self._compiled.get(gives_input_gradient)
+        chosen = self.backend, self.threads, self.network, self.loss
+        kept = self._compiled.get(gives_input_gradient)
         if kept is None or kept[0] != chosen:
             program = self._slopes_program() if gives_input_gradient else self.compile(ROWS_AT_ONCE)
             kept = self._compiled[gives_input_gradient] = chosen, program

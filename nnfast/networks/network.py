@@ -47,6 +47,8 @@ class Network:
 
     def __init__(self, input_shape: SupportsIndex | Iterable[SupportsIndex], layers: Iterable[BaseLayer]) -> None:
         object.__setattr__(self, "input_shape", _shape(input_shape))
+        if isinstance(layers, BaseLayer):
+            raise TypeError(f"layers must be a list of layers, got {shown(layers)}: put it into a list")
         object.__setattr__(self, "layers", tuple(layers))
         for index, layer in enumerate(self.layers):
             if not isinstance(layer, Layer):  # the base class is what a type checker makes of a list of several kinds

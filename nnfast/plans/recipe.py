@@ -32,7 +32,9 @@ class Recipe:
 
 
 def check_constants_fit(plan: Plan, recipe: Recipe) -> None:
-    """Raise ValueError for a constant of a layer, the loss or the optimizer that the recipe's dtype makes infinite."""
+    """Raise ValueError for a penalty or a constant of a formula that the recipe's dtype makes infinite."""
+    check_fits(recipe.alpha, "alpha", recipe.dtype)
+    check_fits(recipe.l1, "l1", recipe.dtype)
     functions = [op.layer.function for op in plan.operations]
     rows: list[Loss | Optimizer | Activation] = [recipe.loss, recipe.optimizer, *filter(None, functions)]
     for row in rows:

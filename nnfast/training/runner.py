@@ -43,6 +43,13 @@ class Rules(ABC):
         After a restart it is asked again for an unfinished epoch, and must give the same.
         """
 
+    def draws(self) -> dict[str, Any]:
+        """What order() goes on from, as arrays, numbers and text, if orders are not functions of the epoch."""
+        return {}
+
+    def restore_draws(self, draws: dict[str, Any]) -> None:  # noqa: B027 - most rules draw nothing
+        """Let order() go on from what draws() gave."""
+
     @abstractmethod
     def learning_rate(self, epoch: int) -> float:
         """The rate of an epoch, before schedule and plateau. Asked once an epoch, in order."""
@@ -111,13 +118,17 @@ class Runner:
     @property
     def state(self) -> State:
         """A copy of where the run stands."""
-        return State(self.program.parameters, self.program.slots, self.program.state, copy.deepcopy(self.progress))
+        progress = replace(copy.deepcopy(self.progress), random_state=self.rules.draws())
+        return State(self.program.parameters, self.program.slots, self.program.state, progress)
 
     def restore(self, state: State) -> None:
-        """Go on from there."""
+        """Go on from there. Epochs that the history has of a later time are forgotten."""
         self.program.parameters, self.program.slots = state.parameters, state.slots
         self.program.state = state.statistics
         self.progress = copy.deepcopy(state.progress)
+        if state.progress.random_state:
+            self.rules.restore_draws(state.progress.random_state)
+        self.history.rewind(self.progress.epoch)
         self._unfinished = None
 
     @property
@@ -206,7 +217,8 @@ class Runner:
             record = replace(record, model=self.rules.model())
         reason = None
         for callback in self.callbacks:  # each hears of the epoch, also after one that asked to stop
-            if callback(record) in (True, np.True_):
+            answer = callback(record)
+            if isinstance(answer, bool | np.bool_) and answer:  # and not a 1, which write() may return
                 reason = "callback"
         reason = reason or self.rules.reason_to_stop(progress)
         if reason is not None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..data.targets import ClassTargets, TargetEncoding
 from ..models.model import Model
-from ..support.checks import check_integer, check_number
+from ..support.checks import check_flag, check_integer, check_number
 
 
 @dataclass(frozen=True)
@@ -26,6 +26,7 @@ class EarlyStopping:
     def __post_init__(self) -> None:
         check_integer(self.patience, "patience")
         check_number(self.tolerance, "tolerance", 0)
+        check_flag(self.restore_best, "restore_best")
 
     def check_monitor(self, is_validated: bool, targets: TargetEncoding) -> None:
         """Raise ValueError if the run will not have the number to watch."""

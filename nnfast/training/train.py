@@ -96,6 +96,7 @@ def train(
     rate = chosen_optimizer.learning_rate if learning_rate is None else learning_rate
     check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
     input_scale = check_number(input_scale, "input_scale", 0, above=True)
+    check_fits(input_scale, "input_scale", dtype)
     epochs, shuffle = check_integer(epochs, "epochs"), check_flag(shuffle, "shuffle")
     if early_stopping is True:
         early_stopping = EarlyStopping()
