@@ -101,7 +101,11 @@ def test_a_pipeline_and_a_search_are_converted_with_the_estimator_in_them() -> N
         ("multiclass", {"activation": "silu"}, "convert this MLPClassifier: scikit-learn has no activation 'silu'"),
         ("regression", {"activation": ["tanh", "relu"]}, "one activation for all hidden layers"),
         ("regression", {"network": Network(6, [Dense(4), BatchNorm(), Dense(1)])}, "dense layers only"),
-        ("regression", {"network": Network(6, [Dense(4), Dense(1, "softplus")])}, "this MLPRegressor: scikit-learn has no activation 'softplus'"),
+        (
+            "regression",
+            {"network": Network(6, [Dense(4), Dense(1, "softplus")])},
+            "this MLPRegressor: scikit-learn has no activation 'softplus'",
+        ),
         ("poisson", {"loss": "poisson"}, "this MLPRegressor: it has no output activation 'exp'"),
         ("two labels", {}, "it takes two labels a row for the classes of one"),
     ],
