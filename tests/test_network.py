@@ -104,7 +104,7 @@ REFUSED = {
         lambda: Network(3, [Dense(3), Dense(4, "softmax"), Dense(2)]),
         r"layer 1 \(Dense\): activation 'softmax' is for the last layer only",
     ),
-    "a kind of one's own": (
+    "a kind outside the union": (
         lambda: Network(3, [type("Own", (BaseLayer,), {"kind": "Own"})(), Dense(1)]),
         r"layer 0 must be one of Dense, Dropout, .*BatchNorm",
     ),

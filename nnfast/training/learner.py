@@ -35,7 +35,7 @@ FORMAT = "nnfast learner 1"
 class Learner:
     """A network that learns batch by batch, each step one call of some microseconds.
 
-    For loops of one's own: data that arrives in a stream, reinforcement learning, active learning. Where all rows are
+    For your own loops: data that arrives in a stream, reinforcement learning, active learning. Where all rows are
     there from the beginning, `train` is faster and does more. The steps are to the bit those that a training makes of
     the same batches, on every backend.
 

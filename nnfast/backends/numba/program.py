@@ -57,8 +57,6 @@ class NumbaProgram(HostProgram):
         self._row_losses = np.zeros(plan.rows)
         self._ones = aligned_zeros((plan.rows,), dtype)
         self._ones[:] = 1
-        self._ones = aligned_zeros((plan.rows,), dtype)
-        self._ones[:] = 1
         self._packs = aligned_zeros((threads, panels.PACK_SIZE), dtype)
         self._settings = np.zeros(tables.SETTINGS_SIZE)
         self._settings[tables.ALPHA] = recipe.alpha
@@ -264,7 +262,7 @@ class NumbaProgram(HostProgram):
             run_in_threads(run_or_break, min(share, threads))
 
     def _repaid_threads(self, rows: float, mode: int, density: float = 1.0) -> int:
-        """How many threads steps of so many rows repay. density: the share of the inputs that the first layer reads."""
+        """How many threads steps of `rows` rows repay. density: the share of the inputs that the first layer reads."""
         flops_per_row: float = self._flops_per_row
         if density < 1:
             flops_per_row -= (1 - density) * 4 * self.plan.weight_spans[0].size
