@@ -81,6 +81,9 @@ CALLS: dict[str, tuple[Callable[[Program], Any], str]] = {
     "inputs in another order": (
         lambda program: program.predict(Source(np.zeros((3, 4)).T)), r"inputs must be in C order"
     ),
+    "a measured row beyond the source": (
+        lambda program: program.evaluate(source(5), np.array([0, 5])), r"rows must lie in \[0, 5\), got 0 to 5"
+    ),
     "fewer targets than rows": (
         lambda program: program.evaluate(replace(source(5), targets=np.zeros((4, 2)))), r"targets has shape \(4, 2\)"
     ),

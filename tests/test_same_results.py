@@ -240,6 +240,22 @@ def test_evaluation_is_the_weighted_mean_over_all_rows_without_penalty_or_dropou
     np.testing.assert_allclose(outputs.sum(axis=1), 1, rtol=1e-12)
 
 
+def test_rows_measured_where_they_stand_are_to_the_bit_a_source_of_their_own(backend: Backend) -> None:
+    network = Network(4, [Dense(5, "relu"), Dense(3, "softmax")])
+    source = make_source(network, LOSSES["cross_entropy"], 13)
+    rows = np.array([12, 0, 7, 7, 3])
+    assert source.targets is not None
+    assert source.sample_weight is not None
+    apart = Source(source.inputs[rows], source.targets[rows], source.sample_weight[rows])
+    program = make_program(backend, network, recipe("cross_entropy"), rows=3)
+    for (loss, outputs), (expected, expected_outputs) in [
+        (program.evaluate(source, rows), program.evaluate(apart)),
+        (program.evaluate(source), program.evaluate(source, np.arange(13))),
+    ]:
+        assert loss == expected
+        np.testing.assert_array_equal(outputs, expected_outputs)
+
+
 def test_rows_without_weight_are_evaluated_all_the_same(backend: Backend) -> None:
     network = Network(4, [Dense(5, "relu"), Dense(2)])
     source = make_source(network, LOSSES["squared_error"], 12)

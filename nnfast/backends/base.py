@@ -2,8 +2,8 @@
 
 What users hand in has been checked at their boundary (nnfast.models.validation); a backend trusts the numbers. That
 sources, orders and bounds lie within a program's memory is checked here, since compiled code would leave it: every
-program begins bind, evaluate, predict and loss_and_gradient with check_source, and run with check_stretch;
-input_gradient is checked for all programs in one place.
+program begins bind, evaluate, predict and loss_and_gradient with check_source, evaluate also with check_rows, and run
+with check_stretch; input_gradient is checked for all programs in one place.
 """
 
 from __future__ import annotations
@@ -78,10 +78,11 @@ class Program(ABC):
         """
 
     @abstractmethod
-    def evaluate(self, source: Source) -> tuple[float, Vector]:
-        """The loss over all of `source`, without penalties and dropout, and the outputs (n_rows, output_size).
+    def evaluate(self, source: Source, rows: NDArray[np.int64] | None = None) -> tuple[float, Vector]:
+        """The loss over `source`, without penalties and dropout, and the outputs (n_rows, output_size).
 
-        BatchNorm uses the running statistics here, and in predict.
+        rows: those that are measured, in their order, if not all. BatchNorm uses the running statistics here, and in
+        predict.
         """
 
     @abstractmethod
@@ -341,6 +342,20 @@ def check_source(plan: Plan, source: Source, most_rows: int | None = None) -> No
             raise ValueError(f"class labels must lie in [0, {outputs}), got {targets.min()} to {targets.max()}")
     if source.sample_weight is not None:
         _check_array("sample_weight", source.sample_weight, (rows,))
+
+
+def check_rows(source: Source, rows: NDArray[np.int64] | None) -> None:
+    """Raise ValueError for row numbers that the source does not have."""
+    if rows is not None and _leave(rows, source.n_rows):
+        raise ValueError(f"rows must lie in [0, {source.n_rows}), got {rows.min()} to {rows.max()}")
+
+
+def weight_of(source: Source, rows: NDArray[np.int64] | None) -> float:
+    """The sum of the sample weights of these rows, or of all."""
+    weights = source.sample_weight
+    if weights is None:
+        return float(source.n_rows if rows is None else len(rows))
+    return float((weights if rows is None else weights[rows]).sum(dtype=np.float64))
 
 
 def check_inputs(plan: Plan, source: Source) -> None:

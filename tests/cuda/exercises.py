@@ -150,11 +150,13 @@ class Case:
             order = np.arange(count) * 7 % self.rows
             losses.append(program.run(order, bounds, np.full(steps, 0.01), first_step=2**33 + len(losses)))
         loss, outputs = program.evaluate(source)
+        some_loss, some_outputs = program.evaluate(source, np.arange(self.rows)[::-2].copy())
         first = slice(0, self.batch)
         batch = Source(source.inputs[first], source.targets[first], weights[first], self.scale)
         differentiated = make_program(backend, self.network, self.recipe, self.batch, gives_input_gradient=True)
         return [
             *losses, program.parameters, program.slots, np.array(loss), outputs, program.predict(source),
+            np.array(some_loss), some_outputs,
             *map(np.asarray, program.loss_and_gradient(batch)), program.state,
             differentiated.input_gradient(batch),
         ]  # fmt: skip

@@ -149,11 +149,21 @@ class Stretch:
         return moved
 
 
-def single_steps(n_rows: int, size: int) -> NDArray[np.int64]:
-    """All rows as they stand, in batches of `size`: each a stretch of one step. Shape (n_batches, HEADER + RECORD)."""
+def single_steps(n_rows: int, size: int, order: NDArray[np.int64] | None = None) -> NDArray[np.int64]:
+    """`n_rows` rows in batches of `size`, each of them a stretch of one step.
+
+    order: the rows' numbers, (n_rows,), where they are not taken as they stand. Shape (n_batches, HEADER + RECORD), and
+    with an order as many columns more as a batch has rows.
+    """
     firsts = np.arange(0, n_rows, size)
-    words = np.zeros((len(firsts), HEADER + RECORD), np.int64)
-    words[:, HEADER], words[:, HEADER + 1] = firsts, np.minimum(firsts + size, n_rows)
+    lasts = np.minimum(firsts + size, n_rows)
+    words = np.zeros((len(firsts), HEADER + RECORD + (0 if order is None else min(size, n_rows))), np.int64)
+    words[:, HEADER], words[:, HEADER + 1] = firsts, lasts
+    if order is not None:
+        words[:, HEADER], words[:, HEADER + 1] = 0, lasts - firsts
+        words[:, HEADER - 1] = HEADER + RECORD  # where the order begins
+        for record, first, last in zip(words, firsts, lasts, strict=True):
+            record[HEADER + RECORD :][: last - first] = order[first:last]
     return words
 
 

@@ -132,15 +132,15 @@ class NarrowProgram(CudaProgram):
         )
         return gradient
 
-    def _evaluate(self, source: Source) -> tuple[Any, Any]:
-        xp = self._xp
-        rows = self._upload(source)
-        blocks = self._layout.blocks(source.n_rows)
-        outputs = xp.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
+    def _evaluate(self, source: Source, rows: NDArray[np.int64] | None) -> tuple[Any, Any]:
+        xp, n = self._xp, source.n_rows if rows is None else len(rows)
+        there = self._upload(source)
+        blocks = self._layout.blocks(n)
+        outputs = xp.empty((n, self.plan.network.output_size), self.recipe.dtype)
         losses = xp.empty(blocks, np.float64)
-        words = xp.asarray(single_steps(source.n_rows, source.n_rows)[0])
-        arguments = (*self._source_arguments(rows), self._parameters, self._constants, words, outputs, losses)
-        self._rows_kernel(rows, "evaluate")(
+        words = xp.asarray(single_steps(n, n, rows)[0])
+        arguments = (*self._source_arguments(there), self._parameters, self._constants, words, outputs, losses)
+        self._rows_kernel(there, "evaluate")(
             (blocks,), (self._layout.threads,), arguments, shared_mem=self._shared_bytes
         )
         return outputs, losses

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.arrays import is_on_device
-from ..base import Program, Source, Vector, check_source, check_stretch
+from ..base import Program, Source, Vector, check_rows, check_source, check_stretch, weight_of
 from .memory import DeviceRows, Stretch, upload
 
 if TYPE_CHECKING:
@@ -102,8 +102,7 @@ class CudaProgram(Program):
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source, self.plan.rows)
-        weights = source.sample_weight
-        total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        total = weight_of(source, None)
         if not total:
             return 0.0, np.zeros(self.plan.parameter_count, self.recipe.dtype)
         divisor = batch_divisor(self.recipe.loss, total)
@@ -119,8 +118,7 @@ class CudaProgram(Program):
         """
 
     def _input_gradient(self, source: Source) -> Vector:
-        weights = source.sample_weight
-        total = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        total = weight_of(source, None)
         with self._device():
             divisor = self._xp.asarray(np.array([batch_divisor(self.recipe.loss, total)]))
             there = self._differentiate_inputs(self._upload(source), source.n_rows, divisor)
@@ -131,25 +129,25 @@ class CudaProgram(Program):
     def _differentiate_inputs(self, rows: DeviceRows, n: int, divisor: Any) -> Any:
         """Queue dLoss/dinputs of all n rows by the running statistics; returns where it will stand."""
 
-    def evaluate(self, source: Source) -> tuple[float, Vector]:
+    def evaluate(self, source: Source, rows: NDArray[np.int64] | None = None) -> tuple[float, Vector]:
         check_source(self.plan, source)
-        weights = source.sample_weight
-        weight = float(source.n_rows if weights is None else weights.sum(dtype=np.float64))
+        check_rows(source, rows)
+        divisor = batch_divisor(self.recipe.loss, weight_of(source, rows))
         with self._device():
-            outputs, losses = self._evaluate(source)
+            outputs, losses = self._evaluate(source, rows)
             total_loss, host_outputs = float(losses.get().sum()), outputs.get()
-        return total_loss / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), host_outputs
+        return total_loss / max(divisor, np.finfo(float).tiny), host_outputs
 
     def predict(self, source: Source) -> Vector:
         check_source(self.plan, source)
         with self._device():
-            outputs = self._evaluate(Source(source.inputs, scale=source.scale))[0]
+            outputs = self._evaluate(Source(source.inputs, scale=source.scale), None)[0]
             predictions: Vector = outputs if is_on_device(source.inputs) else outputs.get()
         return predictions
 
     @abstractmethod
-    def _evaluate(self, source: Source) -> tuple[Any, Any]:
-        """Queue the outputs (n_rows, output_size) of all rows, and numbers whose sum is the sum of their losses."""
+    def _evaluate(self, source: Source, rows: NDArray[np.int64] | None) -> tuple[Any, Any]:
+        """Queue the outputs (n_rows, output_size) of these rows, and numbers whose sum is the sum of their losses."""
 
     @property
     def parameters(self) -> Vector:

@@ -104,17 +104,17 @@ class WideProgram(CudaProgram):
         assert self.plan.input_gradient is not None  # input_gradient() refuses such a plan
         return self._view(self.plan.input_gradient, n)
 
-    def _evaluate(self, source: Source) -> tuple[Any, Any]:
-        xp, size = self._xp, self.plan.rows
-        rows = self._upload(source)
-        outputs = xp.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
-        words = xp.asarray(single_steps(source.n_rows, size))
+    def _evaluate(self, source: Source, rows: NDArray[np.int64] | None) -> tuple[Any, Any]:
+        xp, size, total = self._xp, self.plan.rows, source.n_rows if rows is None else len(rows)
+        there = self._upload(source)
+        outputs = xp.empty((total, self.plan.network.output_size), self.recipe.dtype)
+        words = xp.asarray(single_steps(total, size, rows))
         losses = xp.zeros((len(words), SUMMING_BLOCKS), np.float64)
         one = xp.asarray(np.ones(1))
         for index in range(len(words)):
             first = index * size
-            n = min(size, source.n_rows - first)
-            batch = Batch(rows, n, words[index], one, 1, training=False, by_batch=False)
+            n = min(size, total - first)
+            batch = Batch(there, n, words[index], one, 1, training=False, by_batch=False)
             for launch in (*self._forward(batch), self._loss(batch, outputs[first : first + n], losses[index])):
                 launch()
         return outputs, losses

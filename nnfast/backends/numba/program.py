@@ -12,7 +12,17 @@ from ...plans.plan import ROW_GROUP, Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
-from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, check_source, check_stretch
+from ..base import (
+    HostProgram,
+    Source,
+    Vector,
+    batch_totals,
+    check_inputs,
+    check_rows,
+    check_source,
+    check_stretch,
+    weight_of,
+)
 from . import announcement
 from .frame import Frame
 from .table import Table
@@ -234,7 +244,7 @@ class NumbaProgram(HostProgram):
             losses, outputs = self._losses, self._outputs
         else:
             losses = np.zeros(steps)
-            outputs = np.empty((source.n_rows if mode == tables.EVALUATE else 0, self.plan.network.output_size), dtype)
+            outputs = np.empty((len(order) if mode == tables.EVALUATE else 0, self.plan.network.output_size), dtype)
             # They are read by their addresses: whole and of these types
             order, bounds = (np.ascontiguousarray(array, np.int64) for array in (order, bounds))
             values, totals = np.ascontiguousarray(values, dtype), np.ascontiguousarray(totals, np.float64)
@@ -382,18 +392,18 @@ class NumbaProgram(HostProgram):
         gradient: Vector = self.plan.input_gradient.view(self._workspace, source.n_rows).copy()
         return gradient
 
-    def evaluate(self, source: Source) -> tuple[float, Vector]:
+    def evaluate(self, source: Source, rows: NDArray[np.int64] | None = None) -> tuple[float, Vector]:
         check_source(self.plan, source)
-        bounds = np.append(np.arange(0, source.n_rows, self.plan.rows), source.n_rows)
+        check_rows(source, rows)
+        order = np.arange(source.n_rows) if rows is None else rows
+        bounds = np.append(np.arange(0, len(order), self.plan.rows), len(order))
         steps = len(bounds) - 1
         values = np.zeros((steps, 1), self.recipe.dtype)
-        losses, outputs = self._run_gathered(
-            self._tables.EVALUATE, source, np.arange(source.n_rows), bounds, values, np.zeros(steps)
-        )
+        losses, outputs = self._run_gathered(self._tables.EVALUATE, source, order, bounds, values, np.zeros(steps))
         if source is not self._source:
             self._described = None  # so that the source is not held
-        weight = source.n_rows if source.sample_weight is None else float(source.sample_weight.sum(dtype=np.float64))
-        return float(losses.sum()) / max(batch_divisor(self.recipe.loss, weight), np.finfo(float).tiny), outputs
+        divisor = batch_divisor(self.recipe.loss, weight_of(source, rows))
+        return float(losses.sum()) / max(divisor, np.finfo(float).tiny), outputs
 
     def predict(self, source: Source) -> Vector:
         rows, inputs = source.n_rows, source.inputs

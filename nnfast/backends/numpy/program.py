@@ -26,7 +26,7 @@ from ...plans.operations import (
 )
 from ...plans.recipe import batch_divisor
 from ...support.random import dropout_keep
-from ..base import HostProgram, Source, Vector, check_source, check_stretch
+from ..base import HostProgram, Source, Vector, check_rows, check_source, check_stretch
 from . import layers
 
 Array = NDArray[Any]
@@ -85,17 +85,19 @@ class NumpyProgram(HostProgram):
             delta = self._output_delta(passed[-1], targets, weights, divisor)
             return self._backward(passed, delta, None)
 
-    def evaluate(self, source: Source) -> tuple[float, Vector]:
+    def evaluate(self, source: Source, rows: NDArray[np.int64] | None = None) -> tuple[float, Vector]:
         check_source(self.plan, source)
+        check_rows(source, rows)
+        measured = np.arange(source.n_rows) if rows is None else rows
         output = self.plan.output.layer.function
-        outputs = np.empty((source.n_rows, self.plan.network.output_size), self.recipe.dtype)
+        outputs = np.empty((len(measured), self.plan.network.output_size), self.recipe.dtype)
         total_loss = total_weight = 0.0
         with np.errstate(all="ignore"):
-            for start in range(0, source.n_rows, self.plan.rows):
-                rows = np.arange(start, min(start + self.plan.rows, source.n_rows))
-                inputs, targets, weights = self._gather(source, rows)
-                _, z, outputs[rows], _ = self._forward(inputs, step=None, by_batch=False)[-1]
-                losses = loss_of_outputs(output, self.recipe.loss, z, outputs[rows], targets)
+            for start in range(0, len(measured), self.plan.rows):
+                part = slice(start, start + self.plan.rows)
+                inputs, targets, weights = self._gather(source, measured[part])
+                _, z, outputs[part], _ = self._forward(inputs, step=None, by_batch=False)[-1]
+                losses = loss_of_outputs(output, self.recipe.loss, z, outputs[part], targets)
                 total_loss += float(weights @ losses)
                 total_weight += float(weights.sum())
         return total_loss / max(batch_divisor(self.recipe.loss, total_weight), np.finfo(float).tiny), outputs
