@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Network, Schedule, get_schedule, train
 from nnfast.models.model import Model
-from nnfast.training import train as train_module
+from nnfast.training import job as job_module
 from nnfast.training.runner import Runner
 from nnfast.training.state import State
 
@@ -70,10 +70,10 @@ def test_a_run_restored_at_any_step_ends_as_if_it_had_never_stopped(
             super().run()
 
     monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)  # a stretch is one step
-    monkeypatch.setattr(train_module, "Runner", Stopped)
+    monkeypatch.setattr(job_module, "Runner", Stopped)
     fit(rows, backend, **OPTIONS[name])
     assert saved[0].progress.step == stretches
-    monkeypatch.setattr(train_module, "Runner", Restored)
+    monkeypatch.setattr(job_module, "Runner", Restored)
     restored = fit(rows, backend, **OPTIONS[name])
     np.testing.assert_array_equal(restored.parameters, whole.parameters)
     np.testing.assert_array_equal(restored.state, whole.state)
@@ -92,7 +92,7 @@ def test_a_state_is_a_copy(rows: tuple[Any, Any], monkeypatch: pytest.MonkeyPatc
             super().run()
 
     monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
-    monkeypatch.setattr(train_module, "Runner", Watched)
+    monkeypatch.setattr(job_module, "Runner", Watched)
     fit(rows, "numpy")
     (before, copy) = kept[0]
     for array, same in zip(before.to_state()[0].values(), copy.to_state()[0].values(), strict=True):
@@ -110,7 +110,7 @@ def test_a_run_may_change_threads_between_stretches(rows: tuple[Any, Any], monke
                 thread.join()
 
     monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
-    monkeypatch.setattr(train_module, "Runner", Wandering)
+    monkeypatch.setattr(job_module, "Runner", Wandering)
     np.testing.assert_array_equal(fit(rows, "numba").parameters, whole.parameters)
 
 
@@ -180,7 +180,7 @@ def test_a_run_that_goes_back_forgets_what_came_later(rows: tuple[Any, Any], mon
             super().run()
 
     monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)
-    monkeypatch.setattr(train_module, "Runner", GoingBack)
+    monkeypatch.setattr(job_module, "Runner", GoingBack)
     again = fit(rows, "numpy")
     np.testing.assert_array_equal(again.parameters, whole.parameters)
     assert again.history.loss == whole.history.loss

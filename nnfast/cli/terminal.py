@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..plans.plan import make_plan
+from ..training.job import planned_rows
 from ..training.memory import workspace_words
-from ..training.train import planned_rows
 from .options import as_options
 
 if TYPE_CHECKING:

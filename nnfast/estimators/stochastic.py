@@ -23,9 +23,9 @@ from ..networks.network import Network
 from ..plans.plan import Plan
 from ..plans.recipe import Recipe
 from ..support.interruption import interruptible
+from ..training.job import EVALUATION_ROWS
 from ..training.runner import Runner
 from ..training.state import Progress, State
-from ..training.train import EVALUATION_ROWS
 from . import networks
 from .held_out import HeldOut
 from .messages import warn_as_scikit_learn

@@ -208,14 +208,22 @@ def make_source(
     targets: TargetEncoding,
     scale: float,
 ) -> Source:
-    """Rows as a backend reads them. The parameters are a Model's; see check_inputs and encode_targets."""
-    rows = check_inputs(X, network, dtype, inputs)
-    if scale != 1 and rows.dtype == dtype:  # bytes are scaled as they are gathered; floats here, once
-        with np.errstate(over="ignore"):
-            rows = rows * dtype.type(scale)
-        rows, scale = converted(rows, dtype, "X, times input_scale,"), 1.0
+    """Rows as a backend reads them. The parameters are a Model's; see scaled_inputs and encode_targets."""
+    rows, scale = scaled_inputs(X, network, dtype, inputs, scale)
     encoded = None if y is None else encode_targets(y, network, loss, dtype, targets, len(rows))
     return Source(rows, encoded, check_sample_weight(sample_weight, len(rows), dtype), scale)
+
+
+def scaled_inputs(
+    X: ArrayLike | Table, network: Network, dtype: np.dtype[Any], encoding: InputEncoding | None, scale: float
+) -> tuple[NDArray[Any], float]:
+    """The rows of check_inputs, and the scale that they are still to be multiplied by."""
+    rows = check_inputs(X, network, dtype, encoding)
+    if scale == 1 or rows.dtype != dtype:  # bytes are scaled as they are gathered; floats here, once
+        return rows, scale
+    with np.errstate(over="ignore"):
+        rows = rows * dtype.type(scale)
+    return converted(rows, dtype, "X, times input_scale,"), 1.0
 
 
 def default_loss(network: Network) -> Loss:

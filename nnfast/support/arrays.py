@@ -6,7 +6,6 @@ import sys
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 
 def is_on_device(array: Any) -> bool:
@@ -23,8 +22,3 @@ def array_module(array: Any) -> Any:
 def to_host(array: Any) -> Any:
     """A NumPy array of a CuPy array's values; anything else as it is."""
     return array.get() if is_on_device(array) else array
-
-
-def take_rows(array: Any, rows: NDArray[np.int64]) -> Any:
-    """A copy of some rows, where the array is."""
-    return array[array_module(array).asarray(rows)]

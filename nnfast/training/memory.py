@@ -9,7 +9,7 @@ import numpy as np
 from ..backends import Backend, get_backend
 from ..networks.network import Network
 from ..plans.plan import make_plan
-from .train import EVALUATION_ROWS, planned_rows
+from .job import EVALUATION_ROWS, planned_rows
 
 
 def workspace_bytes(

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ..backends import Program, Source
-from ..backends.base import batch_totals
+from ..backends.base import batch_totals, weight_of
 from ..models.history import EpochRecord
 from ..models.metrics import score
 from ..models.model import Model
@@ -18,6 +19,27 @@ from .state import Progress
 from .stopping import DivergenceError, EarlyStopping
 
 Orders = Callable[[int], Order]
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """Rows of a source: those numbered `rows`, or all of them."""
+
+    source: Source
+    rows: Order | None = None
+
+    @property
+    def n_rows(self) -> int:
+        return self.source.n_rows if self.rows is None else len(self.rows)
+
+    @property
+    def has_weight(self) -> bool:
+        """Whether any of the rows counts."""
+        return weight_of(self.source, self.rows) > 0
+
+    def of(self, values: NDArray[Any] | None) -> Any:
+        """The values of these rows among those of all."""
+        return values if values is None or self.rows is None else values[self.rows]
 
 
 class TrainingRules(Rules):
@@ -31,8 +53,8 @@ class TrainingRules(Rules):
         self,
         program: Program,
         model: Model,
-        training: Source,
-        held_out: Source | None,
+        training: Part,
+        held_out: Part | None,
         orders: Orders,
         learning_rate: float,
         early_stopping: EarlyStopping | None,
@@ -42,7 +64,8 @@ class TrainingRules(Rules):
         self._start = model.parameters.copy(), model.state.copy()
 
     def order(self, epoch: int, progress: Progress) -> Order:
-        return self._orders(epoch)
+        places = self._orders(epoch)
+        return places if self._training.rows is None else self._training.rows[places]
 
     def learning_rate(self, epoch: int) -> float:
         return self._rate
@@ -51,7 +74,7 @@ class TrainingRules(Rules):
         """Their average by the batches' weights, or the sum of summed losses."""
         if self._model.loss.reduction == "sum":
             return float(losses.sum())
-        return float(np.average(losses, weights=batch_totals(self._training, order, bounds)))
+        return float(np.average(losses, weights=batch_totals(self._training.source, order, bounds)))
 
     def unheard_epochs(self, progress: Progress) -> float:
         if self._held_out is not None or self._early_stopping:
@@ -59,11 +82,12 @@ class TrainingRules(Rules):
         return (1 << progress.epoch.bit_length()) - progress.epoch
 
     def measure(self, record: EpochRecord) -> dict[str, float]:
-        if self._held_out is None:
+        held_out = self._held_out
+        if held_out is None:
             return {}
-        loss, outputs = self._program.evaluate(self._held_out)
-        assert self._held_out.targets is not None
-        scores = score(outputs, self._held_out.targets, self._model.targets, self._held_out.sample_weight)
+        loss, outputs = self._program.evaluate(held_out.source, held_out.rows)
+        targets, weights = held_out.of(held_out.source.targets), held_out.of(held_out.source.sample_weight)
+        scores = score(outputs, targets, self._model.targets, weights)
         return {f"validation_{name}": value for name, value in {"loss": loss, **scores}.items()}
 
     def observe(self, record: EpochRecord, progress: Progress) -> None:

@@ -1,0 +1,280 @@
+"""One training, checked and ready to run: what train() makes of its arguments, and train_many() of each network's."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ..backends import Backend, Source, check_place
+from ..data.encoding import InputEncoding
+from ..data.splits import split_rows
+from ..data.table import Table
+from ..data.targets import ClassTargets, TargetEncoding
+from ..formulas.losses import Loss, check_pair, get_loss
+from ..formulas.optimizers import Optimizer, get_optimizer
+from ..formulas.schedules import Schedule, get_schedule
+from ..models.model import Model
+from ..models.validation import (
+    check_sample_weight,
+    check_state,
+    check_vector,
+    choose_targets,
+    default_loss,
+    encode_targets,
+    scaled_inputs,
+)
+from ..networks.network import Network
+from ..plans.plan import Plan, make_plan
+from ..plans.recipe import Recipe
+from ..support.checks import check_callbacks, check_dtype, check_fits, check_flag, check_integer, check_number, shown
+from ..support.interruption import Interruption
+from ..support.random import ShuffledOrders, check_seed
+from .rules import Orders, Part, TrainingRules
+from .runner import Callback, Runner
+from .state import State
+from .stopping import EarlyStopping
+
+EVALUATION_ROWS = 256  # the least that a program is laid out for: evaluation in smaller blocks would be slow
+
+
+@dataclass(frozen=True, eq=False)
+class Settings:
+    """What a user may choose of one training, as it was given: the options of train(), where they are described."""
+
+    loss: str | Loss | None = None
+    optimizer: str | Optimizer = "adam"
+    learning_rate: float | None = None
+    epochs: int = 50
+    batch_size: int | str = 32
+    schedule: str | Schedule = "constant"
+    alpha: float = 0.0
+    l1: float = 0.0
+    clip_norm: float | None = None
+    sample_weight: ArrayLike | None = None
+    validation: float | tuple[Any, ...] | None = None
+    early_stopping: bool | EarlyStopping = False
+    shuffle: bool = True
+    dtype: Any = "float32"
+    seed: int | None = 0
+    callbacks: Iterable[Callback] = ()
+    initial_parameters: ArrayLike | None = None
+    initial_state: ArrayLike | None = None
+    orders: Orders | None = None
+    inputs: InputEncoding | None = None
+    targets: TargetEncoding | None = None
+    input_scale: float = 1.0
+
+
+class Data:
+    """What a user handed in, turned into a backend's rows once for all networks that read it in one way."""
+
+    def __init__(self, X: ArrayLike | Table, y: ArrayLike) -> None:
+        self._X, self._y = X, y
+        self._inputs: dict[tuple[Any, ...], tuple[NDArray[Any], float]] = {}
+        self._targets: dict[tuple[Any, ...], TargetEncoding] = {}
+        self._sources: dict[tuple[Any, ...], Source] = {}
+        self._others: dict[int, Data] = {}
+        self._named: list[Any] = []  # what the keys name by its identity, which nothing else may get
+
+    def targets(self, network: Network, loss: Loss) -> TargetEncoding:
+        """How to read y, where the user does not say."""
+        key = network.output_size, loss
+        if key not in self._targets:
+            self._targets[key] = choose_targets(self._y, network, loss)
+        return self._targets[key]
+
+    def source(
+        self,
+        network: Network,
+        loss: Loss,
+        dtype: np.dtype[Any],
+        inputs: InputEncoding | None,
+        targets: TargetEncoding,
+        scale: float,
+        sample_weight: ArrayLike | None,
+    ) -> Source:
+        """The rows as this network reads them."""
+        key = network.input_shape, dtype, id(inputs), scale
+        if key not in self._inputs:
+            self._inputs[key] = scaled_inputs(self._X, network, dtype, inputs, scale)
+        whole = *key, network.output_size, loss, id(targets), id(sample_weight)
+        if whole not in self._sources:
+            rows, scale = self._inputs[key]
+            encoded = encode_targets(self._y, network, loss, dtype, targets, len(rows))
+            self._sources[whole] = Source(rows, encoded, check_sample_weight(sample_weight, len(rows), dtype), scale)
+            self._named += inputs, targets, sample_weight
+        return self._sources[whole]
+
+    def beside(self, validation: tuple[Any, ...]) -> Data:
+        """The rows to validate with of (X, y) or (X, y, weights)."""
+        if len(validation) not in (2, 3):
+            raise ValueError(f"validation must be (X, y) or (X, y, weights), got a tuple of {len(validation)}")
+        if id(validation) not in self._others:
+            self._others[id(validation)] = Data(*validation[:2])
+            self._named.append(validation)
+        return self._others[id(validation)]
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """A training whose parameters and data were checked.
+
+    training, held_out: the rows learnt from, and those measured after every epoch. orders: of the training rows by
+    their places among them.
+    """
+
+    network: Network
+    recipe: Recipe
+    plan: Plan
+    training: Part
+    held_out: Part | None
+    epochs: int
+    batch_size: int
+    rate: float
+    schedule: Schedule
+    early_stopping: EarlyStopping | None
+    callbacks: tuple[Callback, ...]
+    orders: Orders
+    parameters: NDArray[Any]
+    state: NDArray[Any]
+    inputs: InputEncoding | None
+    targets: TargetEncoding
+    input_scale: float
+
+    @property
+    def flops(self) -> float:
+        """About how many it takes, to tell long ones from short ones."""
+        return float(self.plan.flops_per_row()) * self.training.n_rows * self.epochs
+
+    def run(self, engine: Backend, interruption: Interruption, **predicts: Any) -> Model:
+        """Train on a backend, and return the model. Raises DivergenceError.
+
+        predicts: on what the Model will predict, its `backend` and `threads`.
+        """
+        program = engine.compile(self.plan, self.recipe)
+        for part in (self.training, self.held_out):
+            if part is not None:
+                check_place(program, part.source)
+        program.bind(self.training.source)
+        model = Model(
+            self.network, self.parameters.copy(), self.state.copy(), self.recipe.loss, self.targets, self.inputs,
+            self.input_scale, **predicts,
+        )  # fmt: skip
+        rules = TrainingRules(program, model, self.training, self.held_out, self.orders, self.rate, self.early_stopping)
+        runner = Runner(
+            program, rules, State(model.parameters, program.slots, model.state),
+            n_rows=self.training.n_rows, batch_size=self.batch_size, epochs=self.epochs, schedule=self.schedule,
+            callbacks=self.callbacks, history=model.history, interruption=interruption,
+        )  # fmt: skip
+        runner.run()
+        rules.finish(runner.progress)
+        return model
+
+
+def make_job(
+    network: Network,
+    data: Data,
+    settings: Settings,
+    training_rows: NDArray[np.int64] | None = None,
+    held_out_rows: NDArray[np.int64] | None = None,
+) -> Job:
+    """Check what the user chose.
+
+    training_rows, held_out_rows: the rows of a fold, instead of settings.validation. Raises as train() does.
+    """
+    if not isinstance(network, Network):
+        raise TypeError(f"network must be a Network, got {shown(network)}")
+    callbacks = check_callbacks(settings.callbacks)
+    dtype = check_dtype(settings.dtype)
+    seed = secrets.randbits(63) if settings.seed is None else check_seed(settings.seed)
+    loss = default_loss(network) if settings.loss is None else get_loss(settings.loss)
+    check_pair(network.output_layer.function, loss)
+    optimizer = get_optimizer(settings.optimizer)
+    rate = optimizer.learning_rate if settings.learning_rate is None else settings.learning_rate
+    check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
+    input_scale = check_number(settings.input_scale, "input_scale", 0, above=True)
+    check_fits(input_scale, "input_scale", dtype)
+    epochs, shuffle = check_integer(settings.epochs, "epochs"), check_flag(settings.shuffle, "shuffle")
+    early_stopping = settings.early_stopping
+    if early_stopping is True:
+        early_stopping = EarlyStopping()
+    elif early_stopping is not False and not isinstance(early_stopping, EarlyStopping):
+        raise TypeError(f"early_stopping must be True, False or an EarlyStopping, got {shown(early_stopping)}")
+    recipe = Recipe(
+        loss,
+        optimizer,
+        dtype,
+        check_number(settings.alpha, "alpha", 0),
+        check_number(settings.l1, "l1", 0),
+        None if settings.clip_norm is None else check_number(settings.clip_norm, "clip_norm", 0, above=True),
+        seed,
+    )
+    targets = settings.targets or data.targets(network, loss)
+    read = network, loss, dtype, settings.inputs, targets, input_scale
+    training = Part(data.source(*read, settings.sample_weight), training_rows)
+    held_out = None
+    if training_rows is not None:
+        if settings.validation is not None:
+            raise ValueError("validation is what folds hold out: give folds or validation")
+        if held_out_rows is not None and len(held_out_rows):
+            held_out = Part(training.source, held_out_rows)
+    elif isinstance(settings.validation, tuple):
+        weights = settings.validation[2] if len(settings.validation) == 3 else None
+        held_out = Part(data.beside(settings.validation).source(*read, weights))
+    elif settings.validation is not None:
+        labels = training.source.targets if isinstance(targets, ClassTargets) else None
+        kept, held = split_rows(
+            training.n_rows, settings.validation, seed, labels=None if labels is None else labels.reshape(-1), which=1
+        )
+        training, held_out = Part(training.source, kept), Part(training.source, held)
+    if training.rows is not None:
+        for part, name in ((training, "training"), (held_out, "validation")):
+            if part is not None and not part.has_weight:
+                raise ValueError(f"sample_weight is zero for all {name} rows; give validation data of its own")
+
+    if early_stopping:
+        early_stopping.check_monitor(held_out is not None, targets)
+    n_rows = training.n_rows
+    batch_size = n_rows if settings.batch_size == "full" else settings.batch_size
+    batch = min(check_integer(batch_size, "batch_size (or 'full')"), n_rows)
+    plan = make_plan(network, planned_rows(batch, n_rows))
+    parameters = plan.initial_parameters(seed) if settings.initial_parameters is None else settings.initial_parameters
+    parameters = check_vector(parameters, plan.parameter_count, dtype, "initial_parameters")
+    state = plan.initial_state() if settings.initial_state is None else settings.initial_state
+    state = check_vector(state, plan.state_count, dtype, "initial_state")
+    check_state(plan, state)
+    if settings.orders is None:
+        everything = np.arange(n_rows)
+        orders: Orders = ShuffledOrders(seed, n_rows) if shuffle else lambda epoch: everything
+    else:
+        orders = _checked(settings.orders, n_rows)
+    return Job(
+        network, recipe, plan, training, held_out, epochs, batch, rate, get_schedule(settings.schedule),
+        early_stopping or None, callbacks, orders, parameters, state, settings.inputs, targets, input_scale,
+    )  # fmt: skip
+
+
+def planned_rows(batch_size: int, n_rows: int) -> int:
+    """The most rows that train() has in its workspace at once, for steps and for evaluation."""
+    return min(max(batch_size, EVALUATION_ROWS), n_rows)
+
+
+def _checked(orders: Orders, n_rows: int) -> Orders:
+    """The user's orders, each of them checked: compiled kernels read whatever row they are told to."""
+
+    def checked(epoch: int) -> NDArray[np.int64]:
+        order = np.asarray(orders(epoch))
+        if order.shape != (n_rows,) or order.dtype.kind not in "iu":
+            raise ValueError(
+                f"orders({epoch}) must give {n_rows} row numbers, got {order.dtype} of shape {order.shape}"
+            )
+        if order.min() < 0 or order.max() >= n_rows:
+            raise ValueError(f"orders({epoch}) must give rows in [0, {n_rows}), got {order.min()} to {order.max()}")
+        return order.astype(np.int64)
+
+    return checked
