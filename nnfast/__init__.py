@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from .networks.named import lenet5
     from .networks.network import Network, multilayer_perceptron
     from .training.learner import Learner
+    from .training.many import train_many
     from .training.stopping import DivergenceError, EarlyStopping
     from .training.train import train
 
@@ -63,6 +64,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "models.history": ("EpochRecord", "History"),
     "models.model": ("Model",),
     "training.learner": ("Learner",),
+    "training.many": ("train_many",),
     "training.stopping": ("DivergenceError", "EarlyStopping"),
     "training.train": ("train",),
     "estimators": ("MLPClassifier", "MLPRegressor"),
@@ -71,10 +73,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "Network", "Dense", "Dropout", "Flatten", "Conv2D", "MaxPool2D", "AveragePool2D", "GlobalAveragePool2D",
-    "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "Learner", "Model", "History", "EpochRecord",
-    "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
-    "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
-    "MLPRegressor",
+    "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "train_many", "Learner", "Model", "History",
+    "EpochRecord", "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer",
+    "OPTIMIZERS", "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError",
+    "MLPClassifier", "MLPRegressor",
 ]  # fmt: skip
 
 

@@ -227,6 +227,7 @@ class Backend(ABC):
 
     name: str
     choice: str | None = None  # how "auto" came to choose it
+    programs_at_once: int = 1  # how many, each in a thread of its own, are sooner done than one after the other
 
     @property
     @abstractmethod

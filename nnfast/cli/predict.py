@@ -14,12 +14,13 @@ import numpy as np
 
 from ..backends import get_backend
 from ..data import EMBEDDED, Dataset, Inputs, Table, load_dataset, load_inputs
+from ..data.splits import TEST
 from ..data.table import listed
 from ..data.targets import ClassTargets
 from ..models.model import Model
 from ..support.files import write_text
 from .exit_codes import OK
-from .preparation import TEST, Part, test_part
+from .preparation import Part, test_part
 from .results import score_words, show_predictions
 from .run_directory import find_run, to_json
 from .terminal import note

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ..data import Dataset, Inputs, load_dataset
 from ..data.encoding import InputEncoding
-from ..data.splits import split_rows
+from ..data.splits import TEST, VALIDATION, split_rows
 from ..data.table import Table
 from ..data.targets import NumberTargets, TargetEncoding, fit_targets, infer_task
 from ..formulas.activations import get_activation
@@ -25,8 +25,6 @@ from ..models.validation import default_loss
 from ..networks.layers import Dense
 from ..networks.named import get_network
 from ..networks.network import Network, layer_from_data, multilayer_perceptron
-
-TEST, VALIDATION = 0, 1  # which split of a seed, as train() counts them
 
 
 @dataclass(frozen=True, eq=False)

@@ -134,22 +134,17 @@ def _summary(
         "epochs": history.epochs,
         "stopped": history.stopped,
         "best_epoch": history.best_epoch,
-        "train_loss": _kept(model, history.loss),
+        "train_loss": history.kept("loss"),
         f"test_{metric}": None,
     }
     if part:
         summary |= {f"{part}_{name}": value for name, value in scores.items() if part == "test" or name != "loss"}
-    summary |= {name: _kept(model, values) for name, values in history.metrics.items()}
+    summary |= {name: history.kept(name) for name in history.metrics}
     return summary | {
         "seconds": sum(history.seconds, 0.0),
         "samples_per_second": _speed(run, model),
         "out": None if directory is None else directory.path,
     }
-
-
-def _kept(model: Model, values: list[float]) -> float | None:
-    """Of a value per epoch, that of the epoch whose weights the model has."""
-    return values[(model.history.best_epoch or len(values)) - 1] if values else None
 
 
 def _final_line(
@@ -159,7 +154,7 @@ def _final_line(
     endings = {"interrupted": "interrupted after", "early stopping": "stopped early after"}
     epochs = f"{history.epochs:,} epoch{'s' * (history.epochs != 1)} in {sum(history.seconds):.3g} s"
     best = f" (the weights of epoch {history.best_epoch} are kept)" if history.best_epoch else ""
-    loss = _kept(model, history.loss)
+    loss = history.kept("loss")
     parts = [
         f"{part} {score_words(scores, rows)}",
         *([] if loss is None else [f"training loss {loss:.4g}"]),

@@ -10,6 +10,8 @@ from numpy.typing import NDArray
 from nnfast.support.checks import check_integer, shown
 from nnfast.support.random import Purpose, check_seed, generator
 
+TEST, VALIDATION, FOLDS = range(3)  # what rows are held out for: draws of one seed that share no numbers
+
 
 def split_rows(
     n_rows: int,
@@ -17,14 +19,14 @@ def split_rows(
     seed: int,
     *,
     labels: NDArray[Any] | None = None,
-    which: int = 0,
+    which: int = TEST,
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Draw the rows to hold out: `(kept, held_out)`, disjoint ascending int64 indices that cover all rows.
 
     fraction: the share held out, rounded to whole rows, at least one and at most all but one.
     labels: shape (n_rows,). If given, each class is held out in proportion (largest remainder; of equal remainders,
     the smaller label's comes first), and every class keeps at least one row, even where fewer rows are then held out.
-    which: 0 for the test split, 1 for the validation split; they draw different numbers from the same seed.
+    which: TEST or VALIDATION.
 
     Raises TypeError or ValueError for a fraction outside (0, 1), fewer than two rows, labels of another
     length, a seed outside [0, 2**64), and labels of which no class has two rows.
@@ -55,6 +57,32 @@ def split_rows(
     is_held = np.zeros(n_rows, dtype=bool)
     is_held[drawn] = True
     return np.flatnonzero(~is_held).astype(np.int64), np.flatnonzero(is_held).astype(np.int64)
+
+
+def fold_rows(
+    n_rows: int, folds: int, seed: int, *, labels: NDArray[Any] | None = None
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Draw `folds` parts of the rows: of each, `(kept, held_out)` as of split_rows. Every row is held out once.
+
+    The parts differ by one row at most. labels: shape (n_rows,). If given, so do those of every class; a class may have
+    fewer rows than there are folds.
+
+    Raises TypeError or ValueError for fewer than two folds, more folds than rows, a seed outside [0, 2**64), and labels
+    of another length.
+    """
+    check_seed(seed)
+    folds = check_integer(folds, "folds", 2)
+    if folds > n_rows:
+        raise ValueError(f"{n_rows} rows cannot be divided into {folds} folds")
+    drawn = generator(seed, Purpose.SPLIT, FOLDS).permutation(n_rows)
+    if labels is not None:
+        labels = np.asarray(labels)
+        if labels.shape != (n_rows,):
+            raise ValueError(f"labels must have one entry per row, shape ({n_rows},), got {labels.shape}")
+        drawn = drawn[np.argsort(labels[drawn], kind="stable")]
+    part = np.empty(n_rows, np.int64)
+    part[drawn] = np.arange(n_rows) % folds  # dealt out one by one, class after class
+    return [(np.flatnonzero(part != fold), np.flatnonzero(part == fold)) for fold in range(folds)]
 
 
 def _held_per_class(counts: NDArray[np.intp], n_held: int) -> NDArray[np.int64]:

@@ -50,6 +50,11 @@ class History:
         """How many epochs were finished."""
         return len(self.loss)
 
+    def kept(self, name: str) -> float | None:
+        """Of "loss" or a metric, the value of the epoch whose weights the model has; None where there is none."""
+        values = self.loss if name == "loss" else self.metrics.get(name)
+        return values[(self.best_epoch or len(values)) - 1] if values else None
+
     def rewind(self, epochs: int) -> None:
         """Forget the epochs after the first `epochs`, and why the run ended."""
         for values in (self.loss, self.learning_rate, self.seconds, *self.metrics.values()):

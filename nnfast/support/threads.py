@@ -26,6 +26,7 @@ MAX_THREADS = 1024
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _running: set[int] = set()  # the threads in which computations run
+_engaged: set[int] = set()  # the threads that compute again and again
 
 
 def check_threads(threads: Any) -> int | None:
@@ -68,14 +69,29 @@ def fair_share(count: int) -> Iterator[int]:
     thread = threading.get_ident()
     try:
         _running.add(thread)
-        yield max(1, count // len(_running))
+        yield max(1, count // len(_running | _engaged))
     finally:
         _running.discard(thread)
+
+
+@contextmanager
+def engaged() -> Iterator[None]:
+    """Within this, the thread counts for fair_share() also between two computations: other threads' teams stay small.
+
+    For threads that no signal interrupts, which are all but the main one.
+    """
+    thread = threading.get_ident()
+    _engaged.add(thread)
+    try:
+        yield
+    finally:
+        _engaged.discard(thread)
 
 
 def _forget() -> None:
     """In a forked process nothing runs, whatever its parent was doing."""
     _running.clear()
+    _engaged.clear()
 
 
 if hasattr(os, "register_at_fork"):

@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ..backends import Backend, Source, check_place
 from ..data.encoding import InputEncoding
-from ..data.splits import split_rows
+from ..data.splits import VALIDATION, split_rows
 from ..data.table import Table
 from ..data.targets import ClassTargets, TargetEncoding
 from ..formulas.losses import Loss, check_pair, get_loss
@@ -219,18 +219,14 @@ def make_job(
     training = Part(data.source(*read, settings.sample_weight), training_rows)
     held_out = None
     if training_rows is not None:
-        if settings.validation is not None:
-            raise ValueError("validation is what folds hold out: give folds or validation")
         if held_out_rows is not None and len(held_out_rows):
             held_out = Part(training.source, held_out_rows)
     elif isinstance(settings.validation, tuple):
         weights = settings.validation[2] if len(settings.validation) == 3 else None
         held_out = Part(data.beside(settings.validation).source(*read, weights))
     elif settings.validation is not None:
-        labels = training.source.targets if isinstance(targets, ClassTargets) else None
-        kept, held = split_rows(
-            training.n_rows, settings.validation, seed, labels=None if labels is None else labels.reshape(-1), which=1
-        )
+        labels = class_labels(training.source, targets)
+        kept, held = split_rows(training.n_rows, settings.validation, seed, labels=labels, which=VALIDATION)
         training, held_out = Part(training.source, kept), Part(training.source, held)
     if training.rows is not None:
         for part, name in ((training, "training"), (held_out, "validation")):
@@ -257,6 +253,11 @@ def make_job(
         network, recipe, plan, training, held_out, epochs, batch, rate, get_schedule(settings.schedule),
         early_stopping or None, callbacks, orders, parameters, state, settings.inputs, targets, input_scale,
     )  # fmt: skip
+
+
+def class_labels(source: Source, targets: TargetEncoding) -> NDArray[Any] | None:
+    """The class of every row, (n_rows,), if the targets are classes."""
+    return source.targets.reshape(-1) if isinstance(targets, ClassTargets) and source.targets is not None else None
 
 
 def planned_rows(batch_size: int, n_rows: int) -> int:

@@ -1,28 +1,24 @@
-"""A progress bar, as a callback of a training."""
+"""Progress bars: of epochs, as a callback of a training, and of networks."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import sys
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ..models.history import EpochRecord
+from ..models.model import Model
+
+if TYPE_CHECKING:
+    from rich.text import Text
 
 
 @contextlib.contextmanager
 def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
     """A bar of epochs as wide as the terminal, and below it the losses and the score, as a callback of train()."""
-    from rich.console import Console, Group
-    from rich.live import Live
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-    from rich.text import Text
-
-    bar = Progress(TextColumn("epoch"), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), expand=True)
-    task = bar.add_task("", total=epochs)
-    numbers = Text()
-
-    with Live(Group(bar, numbers), console=Console(stderr=True)):
+    with _bar("epoch", epochs) as (move, numbers):
 
         def show(record: EpochRecord) -> None:
             words = [f"loss {record.loss:.4g}"]
@@ -31,7 +27,43 @@ def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
                 label = "validation loss" if name == "validation_loss" else name.removeprefix("validation_")
                 words.append(f"{label} {value:.4g}")
             numbers.plain = ", ".join(words)
-            bar.update(task, completed=record.epoch)
+            move(record.epoch)
 
         yield show
+
+
+@contextlib.contextmanager
+def networks_bar(networks: int) -> Iterator[Callable[[int, Any], Any]]:
+    """A bar of networks, and below it the best so far; called with the number of one that is done, and its result."""
+    with _bar("network", networks) as (move, numbers):
+        done, best, diverged, leader = 0, math.inf, 0, ""
+
+        def show(index: int, result: Any) -> None:
+            nonlocal done, best, diverged, leader
+            done += 1
+            if isinstance(result, Model):
+                name = "validation_loss" if result.history.metrics else "loss"
+                loss = result.history.kept(name)
+                if loss is not None and loss < best:
+                    best, leader = loss, f"best {name.replace('_', ' ')} {loss:.4g} (network {index})"
+            elif result is not None:
+                diverged += 1
+            numbers.plain = ", ".join(filter(None, (leader, f"{diverged} diverged" if diverged else "")))
+            move(done)
+
+        yield show
+
+
+@contextlib.contextmanager
+def _bar(unit: str, total: int) -> Iterator[tuple[Callable[[int], None], Text]]:
+    """A bar on standard error: what moves it, and the line of text below it."""
+    from rich.console import Console, Group
+    from rich.live import Live
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+    from rich.text import Text
+
+    bar = Progress(TextColumn(unit), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), expand=True)
+    task, numbers = bar.add_task("", total=total), Text()
+    with Live(Group(bar, numbers), console=Console(stderr=True)):
+        yield lambda done: bar.update(task, completed=done), numbers
     print(file=sys.stderr)

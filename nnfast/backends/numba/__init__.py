@@ -26,7 +26,7 @@ class NumbaBackend(Backend):
     name = "numba"
 
     def __init__(self, threads: int | None = None) -> None:
-        self.threads = thread_count(threads)
+        self.threads = self.programs_at_once = thread_count(threads)
 
     @property
     def description(self) -> str:

@@ -1,0 +1,241 @@
+"""train_many(): many networks in one call, each of them what train() alone makes of it."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
+from nnfast.backends import Backend
+from nnfast.data.splits import fold_rows
+from nnfast.training.many import Result
+
+NETWORK = Network(4, [Dense(6, "relu"), Dense(3, "softmax")])
+OTHER = Network(4, [Dense(9, "tanh"), Dropout(0.25), Dense(3, "softmax")])
+NORMALISED = Network(4, [Dense(5), BatchNorm(), Dense(3, "softmax")])
+X = np.random.default_rng(0).normal(size=(90, 4))
+LABELS = np.digitize(X.sum(axis=1), [-1, 1])
+
+
+def many(*arguments: Any, **options: Any) -> list[Model]:
+    results = train_many(*arguments, **{"backend": "numba", "epochs": 6, **options})
+    assert all(isinstance(result, Model) for result in results)
+    return results  # type: ignore[return-value]
+
+
+def assert_same(ours: Result, alone: Model) -> None:
+    assert isinstance(ours, Model)
+    np.testing.assert_array_equal(ours.parameters, alone.parameters)
+    np.testing.assert_array_equal(ours.state, alone.state)
+    assert (ours.history.loss, ours.history.metrics) == (alone.history.loss, alone.history.metrics)
+    assert (ours.history.stopped, ours.history.best_epoch) == (alone.history.stopped, alone.history.best_epoch)
+    np.testing.assert_array_equal(ours.outputs(X), alone.outputs(X))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_every_network_is_to_the_bit_what_train_alone_gives(threads: int) -> None:
+    settings: list[dict[str, Any]] = [
+        {"seed": 3, "learning_rate": 0.01},
+        {"optimizer": "sgd", "batch_size": "full", "epochs": 9, "dtype": "float64"},
+        {"validation": 0.2, "early_stopping": EarlyStopping(2), "epochs": 40, "learning_rate": 0.1},
+        {"validation": (X[:20], LABELS[:20]), "schedule": "cosine", "alpha": 0.01, "loss": "squared_error"},
+        {"sample_weight": np.arange(90.0), "shuffle": False, "clip_norm": 0.1},
+    ]
+    networks = [NETWORK, OTHER, NORMALISED, NETWORK, OTHER]
+    together = train_many(networks, X, LABELS, settings, backend="numba", threads=threads)
+    for network, own, result in zip(networks, settings, together, strict=True):
+        assert_same(result, train(network, X, LABELS, backend="numba", **own))
+
+
+def test_so_it_is_on_every_backend(backend: Backend) -> None:
+    settings: list[dict[str, Any]] = [{"seed": 3, "validation": 0.2}, {"alpha": 0.1, "batch_size": 40}]
+    together = train_many([NETWORK, OTHER], X, LABELS, settings, epochs=2, backend=backend)
+    for network, own, result in zip([NETWORK, OTHER], settings, together, strict=True):
+        assert_same(result, train(network, X, LABELS, epochs=2, backend=backend, **own))
+
+
+def test_a_list_has_one_value_for_each_network_and_anything_else_is_for_all() -> None:
+    models = many(NETWORK, X, LABELS, learning_rate=[0.1, 0.01], seed=range(2), alpha=0.5)
+    for index, model in enumerate(models):
+        alone = train(
+            NETWORK, X, LABELS, backend="numba", epochs=6, learning_rate=[0.1, 0.01][index], seed=index, alpha=0.5
+        )
+        assert_same(model, alone)
+    for model, network in zip(many([NETWORK, NORMALISED], X, LABELS), [NETWORK, NORMALISED], strict=True):
+        assert_same(model, train(network, X, LABELS, backend="numba", epochs=6))
+    assert len(many(NETWORK, X, LABELS)) == 1
+
+
+def test_a_fold_is_to_the_bit_a_training_on_rows_of_its_own(backend: Backend) -> None:
+    pairs = fold_rows(90, 3, 0, labels=LABELS)
+    models = many([NETWORK, OTHER], X, LABELS, folds=3, backend=backend, epochs=2)
+    given = many([NETWORK, OTHER], X, LABELS, folds=pairs, backend=backend, epochs=2)
+    expected = [
+        train(network, X[kept], LABELS[kept], validation=(X[held], LABELS[held]), backend=backend, epochs=2)
+        for network in (NETWORK, OTHER)
+        for kept, held in pairs
+    ]
+    for ours, again, alone in zip(models, given, expected, strict=True):
+        assert_same(ours, alone)
+        assert_same(again, alone)
+
+
+def test_a_fold_may_draw_a_row_twice_and_hold_none_out() -> None:
+    drawn = np.random.default_rng(1).integers(0, 90, 90)
+    (model,) = many(NETWORK, X, LABELS, folds=[(drawn, [])])
+    assert_same(model, train(NETWORK, X[drawn], LABELS[drawn], backend="numba", epochs=6))
+    assert not model.history.metrics
+
+
+def test_the_rows_are_read_once_for_all_networks_and_folds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Float64 rows are converted to float32: with 12 trainings a copy each would be 12."""
+    from nnfast.training import job
+
+    read: list[Any] = []
+    original = job.scaled_inputs
+    monkeypatch.setattr(job, "scaled_inputs", lambda *given: read.append(given[0]) or original(*given))
+    many([NETWORK, OTHER], X, LABELS, folds=3, loss=["squared_error", "cross_entropy"])
+    assert len(read) == 1
+    held_out = X[:9], LABELS[:9]
+    many(NETWORK, X, LABELS, seed=range(4), validation=held_out)
+    assert len(read) == 3
+
+
+def test_one_that_diverges_harms_no_other() -> None:
+    y = X @ np.arange(4.0)
+    network = Network(4, [Dense(5, "relu"), Dense(1)])
+    rates = [0.01, 1e30, 0.02]
+    results = train_many(network, X, y, optimizer="sgd", learning_rate=rates, epochs=5)
+    assert [type(result) for result in results] == [Model, DivergenceError, Model]
+    for result, rate in zip(results, rates, strict=True):
+        if isinstance(result, Model):
+            assert_same(result, train(network, X, y, optimizer="sgd", learning_rate=rate, epochs=5))
+    error = results[1]
+    assert isinstance(error, DivergenceError)
+    assert error.model.history.stopped == "diverged"
+    assert error.__traceback__ is None  # which would keep the program and its memory
+
+
+def test_ctrl_c_keeps_what_is_finished() -> None:
+    seen: list[int] = []
+
+    def press(record: Any) -> None:
+        seen.append(record.epoch)
+        if record.epoch == 3:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        results = train_many(
+            NETWORK, X, LABELS, threads=1, epochs=[5, 4, 3], callbacks=[(), (press,), ()], backend="numba"
+        )
+    first, second, third = results
+    assert isinstance(first, Model)  # the longest comes first
+    assert first.history.epochs == 5
+    assert isinstance(second, Model)
+    assert (second.history.stopped, second.history.epochs) == ("interrupted", 3)
+    assert third is None
+
+
+def test_ctrl_c_ends_networks_in_several_threads() -> None:
+    pressed = threading.Timer(0.3, signal.raise_signal, [signal.SIGINT])
+
+    def press(record: Any) -> None:
+        if record.epoch == 2:
+            pressed.start()
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        results = train_many(
+            NETWORK, X, LABELS, [{"callbacks": [press]}, {}, {}, {}], threads=2, epochs=10**9, backend="numba"
+        )
+    stopped = [None if result is None else result.history.stopped for result in results]  # type: ignore[union-attr]
+    assert stopped == ["interrupted", "interrupted", None, None]
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnfast")]
+
+
+def test_an_error_of_a_callback_ends_all_and_is_raised() -> None:
+    def fail(record: Any) -> None:
+        raise ZeroDivisionError("mine")
+
+    with pytest.raises(ZeroDivisionError, match="mine"):
+        train_many(NETWORK, X, LABELS, [{"callbacks": [fail]}, {"epochs": 10**9}], threads=2, backend="numba")
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnfast")]
+
+
+def test_no_more_threads_compute_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+    from nnfast.backends.numba import program
+
+    teams: list[tuple[int, int]] = []
+    running: list[int] = []
+    original = program.run_in_threads
+
+    def counted(function: Any, count: int) -> None:
+        running.append(count)
+        teams.append((count, sum(running)))
+        try:
+            original(function, count)
+        finally:
+            running.remove(count)
+
+    monkeypatch.setattr(program, "run_in_threads", counted)
+    monkeypatch.setattr(program, "FLOPS_PER_THREAD", 1)
+    many(NETWORK, X, LABELS, seed=range(6), epochs=[300, 10, 10, 10, 10, 10], threads=2)
+    assert max(total for _, total in teams) <= 3  # 2, or 1 beside a team that began when it was alone
+    assert (2, 2) in teams  # the longest has both when the others are done
+
+
+MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
+    "an unknown option": ({"epoch": 3}, TypeError, "no option 'epoch'; did you mean 'epochs'"),
+    "lists of two lengths": ({"seed": [1, 2], "alpha": [0.1]}, ValueError, "seed 2, alpha 1"),
+    "an empty list": ({"seed": []}, ValueError, "seed is empty"),
+    "a value that does not fit": ({"alpha": [0.1, -1]}, ValueError, "network 1: alpha must be .* got -1"),
+    "an option given twice": ({"settings": [{"alpha": 1}], "alpha": 2}, ValueError, "alpha is given twice"),
+    "folds and validation": ({"folds": 3, "validation": 0.1}, ValueError, "give folds or validation"),
+    "one fold": ({"folds": 1}, ValueError, "folds must be an integer from 2"),
+    "more folds than rows": ({"folds": 91}, ValueError, "90 rows cannot be divided into 91 folds"),
+    "a fold of one part": ({"folds": [[1, 2, 3]]}, ValueError, "fold 0 must be a pair"),
+    "a row that is not there": ({"folds": [([0, 90], [1])]}, ValueError, r"fold 0 must name rows in \[0, 90\)"),
+    "a row on both sides": ({"folds": [([0, 1], [1])]}, ValueError, "holds out row 1, which it also trains on"),
+    "a fold without rows": ({"folds": [([], [1])]}, ValueError, "fold 0 has no rows to train on"),
+    "a fold of numbers with a point": ({"folds": [([0.5], [1])]}, TypeError, "by their numbers, got float64"),
+}
+
+
+@pytest.mark.parametrize("what", MISTAKES)
+def test_a_mistake_is_told_before_anything_is_trained(what: str) -> None:
+    options, kind, message = MISTAKES[what]
+    trained: list[Any] = []
+    with pytest.raises(kind, match=message):
+        train_many(NETWORK, X, LABELS, **{"callbacks": [trained.append], **options})
+    assert not trained
+
+
+def test_folds_hold_every_row_out_once_and_every_class_alike() -> None:
+    labels = np.repeat([0, 1, 2], [50, 30, 11])
+    pairs = fold_rows(91, 4, seed=5, labels=labels)
+    np.testing.assert_array_equal(np.sort(np.concatenate([held for _, held in pairs])), np.arange(91))
+    for kept, held in pairs:
+        np.testing.assert_array_equal(np.union1d(kept, held), np.arange(91))
+        assert len(kept) + len(held) == 91
+        counts = np.bincount(labels[held], minlength=3)
+        assert (abs(counts - np.array([50, 30, 11]) / 4) < 1).all()
+        assert len(held) in (22, 23)
+    assert not np.array_equal(pairs[0][1], fold_rows(91, 4, seed=6, labels=labels)[0][1])
+
+
+def test_a_progress_bar_shows_the_best_so_far(capsys: pytest.CaptureFixture[str]) -> None:
+    train_many(NETWORK, X, LABELS, seed=range(3), epochs=2, progress=True)
+    shown = capsys.readouterr().err
+    assert "3/3" in shown
+    assert "best loss" in shown
+
+
+def test_data_that_is_shared_gives_each_network_its_own_targets() -> None:
+    """One output reads two labels as a column of numbers, two outputs as class indices."""
+    y = (LABELS > 0).astype(int)
+    networks = [Network(4, [Dense(1, "sigmoid")]), Network(4, [Dense(2, "softmax")])]
+    for network, model in zip(networks, many(networks, X, y), strict=True):
+        assert_same(model, train(network, X, y, backend="numba", epochs=6))
