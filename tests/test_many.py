@@ -12,6 +12,7 @@ import pytest
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
 from nnfast.backends import Backend
 from nnfast.data.splits import fold_rows
+from nnfast.support.threads import engaged, fair_share
 from nnfast.training.many import Result
 
 NETWORK = Network(4, [Dense(6, "relu"), Dense(3, "softmax")])
@@ -165,26 +166,37 @@ def test_an_error_of_a_callback_ends_all_and_is_raised() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnfast")]
 
 
-def test_no_more_threads_compute_than_are_allowed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_thread_that_trains_counts_also_between_its_stretches() -> None:
+    """Else a network beside it would take its processor for a whole stretch."""
+    begun, over = threading.Event(), threading.Event()
+
+    def train_on() -> None:
+        with engaged():
+            begun.set()
+            over.wait()
+
+    thread = threading.Thread(target=train_on)
+    thread.start()
+    begun.wait()
+    with fair_share(2) as beside:
+        over.set()
+        thread.join()
+    with fair_share(2) as alone:
+        pass
+    assert (beside, alone) == (1, 2)
+
+
+def test_the_last_network_has_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     from nnfast.backends.numba import program
 
-    teams: list[tuple[int, int]] = []
-    running: list[int] = []
+    teams: list[int] = []
     original = program.run_in_threads
-
-    def counted(function: Any, count: int) -> None:
-        running.append(count)
-        teams.append((count, sum(running)))
-        try:
-            original(function, count)
-        finally:
-            running.remove(count)
-
-    monkeypatch.setattr(program, "run_in_threads", counted)
     monkeypatch.setattr(program, "FLOPS_PER_THREAD", 1)
-    many(NETWORK, X, LABELS, seed=range(6), epochs=[300, 10, 10, 10, 10, 10], threads=2)
-    assert max(total for _, total in teams) <= 3  # 2, or 1 beside a team that began when it was alone
-    assert (2, 2) in teams  # the longest has both when the others are done
+    monkeypatch.setattr(
+        program, "run_in_threads", lambda function, count: teams.append(count) or original(function, count)
+    )
+    many(NETWORK, X, LABELS, seed=range(3), epochs=[300, 1, 1], threads=2)
+    assert teams[-1] == 2
 
 
 MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
