@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import copy
+import json
 import pickle
 import signal
 import threading
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
+from safetensors.numpy import save_file
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, Learner, Network, Optimizer, train
 from nnfast.backends import Backend, Source
@@ -221,13 +225,29 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
     for name, damaged in damages.items():
         assert damaged != content, name
         path.write_bytes(damaged)
-        with pytest.raises(ValueError, match="is no learner's file, or damaged"):
+        with pytest.raises(ValueError, match=r"is (not a|a damaged) learner file"):
             Learner.load(path)
     own.to_model().save(path)
-    with pytest.raises(ValueError, match="is no learner's file, or damaged: its format must be"):
+    with pytest.raises(ValueError, match="is not a learner file of this version"):
         Learner.load(path)
     with pytest.raises(FileNotFoundError):
         Learner.load(tmp_path / "none")
+
+
+@pytest.mark.parametrize("rows", [10**12, 10**400, True, -1, "7", 2.5], ids=lambda rows: f"{rows!r:.15}")
+def test_a_file_cannot_ask_for_more_memory_than_there_is(rows: Any, tmp_path: Path) -> None:
+    own, path = learner(), tmp_path / "learner.safetensors"
+    own.save(path)
+    with safe_open(path, framework="numpy") as file:
+        texts, arrays = file.metadata(), {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    texts["description"] = json.dumps(json.loads(texts["description"]) | {"batch_rows": rows})
+    save_file(arrays, path, texts)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"damaged learner file: (its batches of 10+ rows need|batch_rows must be)"):
+        Learner.load(path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**24
 
 
 @pytest.mark.parametrize(

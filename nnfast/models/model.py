@@ -7,7 +7,6 @@ import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from pathlib import Path
 from threading import Lock
 from typing import Any
 
@@ -27,7 +26,7 @@ from ..plans.plan import ROWS_AT_ONCE, make_plan
 from ..plans.recipe import Recipe
 from ..support.arrays import array_module
 from ..support.checks import check_dtype
-from ..support.files import write_bytes
+from ..support.tensors import read_tensors, write_tensors
 from .folding import fold_batch_norm
 from .history import History
 from .metrics import predicted_classes, score
@@ -282,22 +281,18 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, replacing it whole or not at all. Raises OSError."""
-        from safetensors.numpy import save
-
         arrays = self.layer_parameters() | self.layer_state()
         description: dict[str, Any] = {"input_scale": self.input_scale}
         for name, part in (("inputs", self.inputs), ("targets", self.targets), ("history", self.history)):
             if part is not None:
                 part_arrays, description[name] = part.to_state()
                 arrays |= {f"{name}.{key}": array for key, array in part_arrays.items()}
-        metadata = {
-            "format": FORMAT,
+        texts = {
             "network": self.network.to_json(),
             "loss": json.dumps(loss_to_data(self.loss)),
             "description": json.dumps(description),
         }
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_bytes(Path(path), save(contiguous, metadata))
+        write_tensors(path, FORMAT, texts, arrays)
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto", threads: int | None = None) -> Model:
@@ -305,31 +300,16 @@ class Model:
 
         Nothing in the file is executed: formulas in it pass through nnfast's own grammar.
         """
-        from safetensors import SafetensorError, safe_open
-
-        with open(path, "rb"):  # a missing or unreadable file is an OSError with its name
-            pass
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-        except (SafetensorError, TypeError, AttributeError) as error:  # the last two: element types NumPy lacks
-            raise ValueError(f"{os.fspath(path)} is not a model file: {error}") from None
-        if metadata.get("format") != FORMAT:
-            raise ValueError(f"{os.fspath(path)} is not a model file of this version (its format must be {FORMAT!r})")
-        try:
-            model = cls._from_file(metadata, arrays)
-        except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
-            raise ValueError(f"{os.fspath(path)} is a damaged model file: {error}") from None
+        model = read_tensors(path, FORMAT, "model", cls._from_file)
         model.backend, model.threads = backend, threads
         return model
 
     @classmethod
-    def _from_file(cls, metadata: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
-        network = Network.from_json(metadata["network"])
-        loss = loss_from_data(json.loads(metadata["loss"]))
+    def _from_file(cls, texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
+        network = Network.from_json(texts["network"])
+        loss = loss_from_data(json.loads(texts["loss"]))
         check_pair(network.output_layer.function, loss)
-        description = json.loads(metadata["description"])
+        description = json.loads(texts["description"])
 
         def part(name: str) -> dict[str, NDArray[Any]]:
             return {key.removeprefix(f"{name}."): array for key, array in arrays.items() if key.startswith(f"{name}.")}

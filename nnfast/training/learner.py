@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
-from dataclasses import fields
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -18,18 +16,17 @@ from ..data.targets import ClassTargets, NumberTargets, TargetEncoding
 from ..formulas.intervals import SIMPLEX
 from ..formulas.losses import Loss, check_pair, check_target_values, get_loss
 from ..formulas.optimizers import Optimizer, get_optimizer
-from ..models.model import Model, loss_from_data, loss_to_data
+from ..models.model import Model
 from ..models.validation import check_row_shape, check_sample_weight, check_state, check_vector, converted, default_loss
 from ..networks.network import Network
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
 from ..support.checks import check_dtype, check_fits, check_integer, check_number, check_unmasked
-from ..support.files import write_bytes
 from ..support.random import check_seed
+from ..support.tensors import Arrays, read_tensors
+from .learner_file import FORMAT, from_file, write_learner
 from .state import Progress, State
 from .stopping import DivergenceError
-
-FORMAT = "nnfast learner 1"
 
 
 class Learner:
@@ -286,25 +283,7 @@ class Learner:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write all that `load` needs to go on, to one safetensors file, whole or not at all. Raises OSError."""
-        from safetensors.numpy import save
-
-        arrays, progress = self._state().to_state()
-        recipe, optimizer = self._recipe, self._recipe.optimizer
-        description = {
-            "loss": loss_to_data(recipe.loss),
-            "optimizer": {item.name: getattr(optimizer, item.name) for item in fields(Optimizer)},
-            "batch_rows": self.batch_rows,
-            "learning_rate": self.learning_rate,
-            **{name: getattr(recipe, name) for name in ("alpha", "l1", "clip_norm", "seed")},
-        }
-        metadata = {
-            "format": FORMAT,
-            "network": self.network.to_json(),
-            "description": json.dumps(description),
-            "progress": json.dumps(progress),
-        }
-        contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-        write_bytes(Path(path), save(contiguous, metadata))
+        write_learner(path, self.network, self._recipe, self.batch_rows, self.learning_rate, self._state())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto", threads: int | None = None) -> Learner:
@@ -312,43 +291,15 @@ class Learner:
 
         Nothing in the file is executed: formulas in it pass through nnfast's own grammar.
         """
-        from safetensors import SafetensorError, safe_open
 
-        with open(path, "rb"):  # a missing or unreadable file is an OSError with its name
-            pass
-        try:
-            with safe_open(path, framework="numpy") as file:
-                metadata = file.metadata() or {}
-                if metadata.get("format") != FORMAT:
-                    raise ValueError(f"its format must be {FORMAT!r}")
-                arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
-            description = json.loads(metadata["description"])
-            state = State.from_state(arrays, {"plateau": {}, "random_state": {}} | json.loads(metadata["progress"]))
-            network, held = Network.from_json(metadata["network"]), state.parameters.size
-            if held != (needed := make_plan(network, 1).parameter_count):  # before anything of that size is made
-                raise ValueError(f"it holds {held} parameters, but its network has {needed}")
-            learner = cls(
-                network,
-                loss_from_data(description.pop("loss")),
-                Optimizer(**description.pop("optimizer")),
-                dtype=state.parameters.dtype,
-                backend=backend,
-                threads=threads,
-                **description,
-            )
+        def made(texts: Mapping[str, str], arrays: Arrays) -> Learner:
+            arguments, state = from_file(texts, arrays)
+            learner = cls(**arguments, backend=backend, threads=threads)
             learner.parameters, learner.slots, learner.statistics = state.parameters, state.slots, state.statistics
             learner.steps = state.progress.step
-        except (
-            SafetensorError,
-            KeyError,
-            TypeError,
-            AttributeError,
-            ValueError,
-            OverflowError,
-            RecursionError,
-        ) as error:
-            raise ValueError(f"{os.fspath(path)} is no learner's file, or damaged: {error}") from None
-        return learner
+            return learner
+
+        return read_tensors(path, FORMAT, "learner", made)
 
     def _state(self) -> State:
         return State(self.parameters, self.slots, self.statistics, Progress(step=self._steps))

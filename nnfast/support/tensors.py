@@ -1,0 +1,53 @@
+"""Arrays with a format and texts beside them, in one safetensors file: what models and learners are saved in."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .files import write_bytes
+
+T = TypeVar("T")
+
+Arrays = dict[str, NDArray[Any]]
+
+
+def write_tensors(
+    path: str | os.PathLike[str], form: str, texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]
+) -> None:
+    """Write a file of the format `form`, replacing it whole or not at all. Raises OSError."""
+    from safetensors.numpy import save
+
+    contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    write_bytes(Path(path), save(contiguous, {"format": form, **texts}))
+
+
+def read_tensors(
+    path: str | os.PathLike[str], form: str, what: str, make: Callable[[Mapping[str, str], Arrays], T]
+) -> T:
+    """What `make` makes of the texts and arrays of a file of the format `form`; nothing in the file is executed.
+
+    what: the kind of file, for messages. Raises OSError, and ValueError for any other file, or one that `make` finds
+    damaged: it may raise whatever missing and wrong entries lead to.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    with open(path, "rb"):  # a missing or unreadable file is an OSError with its name
+        pass
+    try:
+        with safe_open(path, framework="numpy") as file:
+            texts = file.metadata() or {}
+            arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, TypeError, AttributeError) as error:  # the last two: element types NumPy lacks
+        raise ValueError(f"{os.fspath(path)} is not a {what} file: {error}") from None
+    if texts.get("format") != form:
+        raise ValueError(f"{os.fspath(path)} is not a {what} file of this version (its format must be {form!r})")
+    try:
+        return make(texts, arrays)
+    except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
+        raise ValueError(f"{os.fspath(path)} is a damaged {what} file: {error}") from None
