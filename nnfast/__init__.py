@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .formulas.losses import LOSSES, Loss
     from .formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
     from .formulas.schedules import SCHEDULES, Schedule, get_schedule
+    from .models.ensemble import Ensemble
     from .models.history import EpochRecord, History
     from .models.model import Model
     from .networks.layers import (
@@ -61,6 +62,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "networks.named": ("lenet5",),
     "networks.network": ("Network", "multilayer_perceptron"),
     "backends": ("BackendUnavailableError", "get_backend"),
+    "models.ensemble": ("Ensemble",),
     "models.history": ("EpochRecord", "History"),
     "models.model": ("Model",),
     "training.learner": ("Learner",),
@@ -73,10 +75,10 @@ _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
 __all__ = [  # noqa: RUF022 - in the order of use
     "Network", "Dense", "Dropout", "Flatten", "Conv2D", "MaxPool2D", "AveragePool2D", "GlobalAveragePool2D",
-    "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "train_many", "Learner", "Model", "History",
-    "EpochRecord", "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer",
-    "OPTIMIZERS", "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError",
-    "MLPClassifier", "MLPRegressor",
+    "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "train_many", "Learner", "Model", "Ensemble",
+    "History", "EpochRecord", "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES",
+    "Optimizer", "OPTIMIZERS", "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend",
+    "BackendUnavailableError", "MLPClassifier", "MLPRegressor",
 ]  # fmt: skip
 
 

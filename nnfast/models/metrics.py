@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ..data.targets import ClassTargets, TargetEncoding
+from .answers import predicted_classes
 
 
 def accuracy(predicted: NDArray[Any], true: NDArray[Any], sample_weight: NDArray[Any] | None = None) -> float:
@@ -26,13 +27,6 @@ def r2(predicted: NDArray[Any], true: NDArray[Any], sample_weight: NDArray[Any] 
         varies = total > 0
         scores = np.where(varies, 1 - residual / np.where(varies, total, 1), np.where(residual > 0, 0.0, 1.0))
     return float(scores.mean())
-
-
-def predicted_classes(outputs: NDArray[Any]) -> NDArray[np.int64]:
-    """Class indices from outputs: the largest, or, of a single output, whether it exceeds a half. Shape (n_rows,)."""
-    if outputs.shape[1] == 1:
-        return (outputs[:, 0] > 0.5).astype(np.int64)
-    return outputs.argmax(axis=1)
 
 
 def score(

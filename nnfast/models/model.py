@@ -18,7 +18,6 @@ from ..data.encoding import InputEncoding
 from ..data.table import Table
 from ..data.targets import ClassTargets, TargetEncoding, targets_from_state
 from ..formulas.formula import read_row
-from ..formulas.intervals import SIMPLEX, lies_within
 from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..formulas.optimizers import sgd
 from ..networks.network import Network
@@ -27,9 +26,10 @@ from ..plans.recipe import Recipe
 from ..support.arrays import array_module
 from ..support.checks import check_dtype
 from ..support.tensors import read_tensors, write_tensors
+from .answers import check_probabilities, predicted_classes, predictions, probabilities
 from .folding import fold_batch_norm
 from .history import History
-from .metrics import predicted_classes, score
+from .metrics import score
 from .predictor import Predictor
 from .slopes import given_slopes, output_slopes
 from .validation import check_class_count, converted, make_source
@@ -92,26 +92,15 @@ class Model:
         Predictions for a CuPy array are one as well, except labels that are text. Raises TypeError or ValueError for X
         that does not fit the network.
         """
-        outputs = self.outputs(X)
-        if isinstance(self.targets, ClassTargets):
-            return self.targets.decode(predicted_classes(outputs))
-        return self.targets.decode(outputs)
+        return predictions(self.outputs(X), self.targets)
 
     def predict_proba(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The probability of every class, (n_rows, n_classes), in the order of targets.classes.
 
         Raises TypeError where the model tells no classes apart, or by outputs that are no probabilities.
         """
-        if not isinstance(self.targets, ClassTargets):
-            raise TypeError("predict_proba is for classes, but this model was trained on numbers; use predict")
-        activation = self.network.output_layer.function
-        if not lies_within(activation.range, "[0, 1]" if self.network.output_size == 1 else SIMPLEX):
-            raise TypeError(f"outputs of activation {activation.name!r} are no probabilities; use outputs or predict")
-        outputs = self.outputs(X)
-        if outputs.shape[1] > 1:
-            return outputs
-        both: NDArray[Any] = array_module(outputs).concatenate([1 - outputs, outputs], axis=1)
-        return both
+        check_probabilities(self.network, self.targets)
+        return probabilities(self.outputs(X))
 
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
         """{"loss": ..., "accuracy" or "r2": ...} on these rows, without penalties; r2 in the network's units."""
@@ -281,6 +270,10 @@ class Model:
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write the model to one safetensors file, replacing it whole or not at all. Raises OSError."""
+        write_tensors(path, FORMAT, *self.to_file())
+
+    def to_file(self) -> tuple[dict[str, str], dict[str, NDArray[Any]]]:
+        """The texts and arrays that its file has."""
         arrays = self.layer_parameters() | self.layer_state()
         description: dict[str, Any] = {"input_scale": self.input_scale}
         for name, part in (("inputs", self.inputs), ("targets", self.targets), ("history", self.history)):
@@ -292,7 +285,7 @@ class Model:
             "loss": json.dumps(loss_to_data(self.loss)),
             "description": json.dumps(description),
         }
-        write_tensors(path, FORMAT, texts, arrays)
+        return texts, arrays
 
     @classmethod
     def load(cls, path: str | os.PathLike[str], backend: str | Backend = "auto", threads: int | None = None) -> Model:
@@ -300,12 +293,13 @@ class Model:
 
         Nothing in the file is executed: formulas in it pass through nnfast's own grammar.
         """
-        model = read_tensors(path, FORMAT, "model", cls._from_file)
+        model = read_tensors(path, FORMAT, "model", cls.from_file)
         model.backend, model.threads = backend, threads
         return model
 
     @classmethod
-    def _from_file(cls, texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
+    def from_file(cls, texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]) -> Model:
+        """The model of to_file. Raises whatever missing and wrong entries lead to; see read_tensors."""
         network = Network.from_json(texts["network"])
         loss = loss_from_data(json.loads(texts["loss"]))
         check_pair(network.output_layer.function, loss)

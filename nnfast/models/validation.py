@@ -77,6 +77,16 @@ def _advice(found: tuple[int, ...], network: Network) -> str:
     return ""
 
 
+def check_row_numbers(rows: ArrayLike, n_rows: int, name: str) -> NDArray[np.int64]:
+    """Numbers of rows in [0, n_rows), (n,). Raises TypeError or ValueError."""
+    numbers = np.asarray(rows)
+    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
+        raise TypeError(f"{name} must name rows by their numbers, got {numbers.dtype} of shape {numbers.shape}")
+    if numbers.size and not (numbers.min() >= 0 and numbers.max() < n_rows):
+        raise ValueError(f"{name} must name rows in [0, {n_rows}), got {numbers.min()} to {numbers.max()}")
+    return numbers.astype(np.int64)
+
+
 def check_vector(vector: ArrayLike, size: int, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
     """A flat vector of `size` finite numbers, in `dtype`. Raises TypeError or ValueError."""
     check_unmasked(vector, name)

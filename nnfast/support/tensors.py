@@ -37,6 +37,7 @@ def read_tensors(
     """
     from safetensors import SafetensorError, safe_open
 
+    kind = f"{'an' if what[0] in 'aeiou' else 'a'} {what} file"
     with open(path, "rb"):  # a missing or unreadable file is an OSError with its name
         pass
     try:
@@ -44,9 +45,9 @@ def read_tensors(
             texts = file.metadata() or {}
             arrays = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, TypeError, AttributeError) as error:  # the last two: element types NumPy lacks
-        raise ValueError(f"{os.fspath(path)} is not a {what} file: {error}") from None
+        raise ValueError(f"{os.fspath(path)} is not {kind}: {error}") from None
     if texts.get("format") != form:
-        raise ValueError(f"{os.fspath(path)} is not a {what} file of this version (its format must be {form!r})")
+        raise ValueError(f"{os.fspath(path)} is not {kind} of this version (its format must be {form!r})")
     try:
         return make(texts, arrays)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:

@@ -18,6 +18,7 @@ from ..backends import Backend, get_backend
 from ..data.splits import fold_rows
 from ..data.table import Table
 from ..models.model import Model
+from ..models.validation import check_row_numbers
 from ..networks.network import Network
 from ..support.checks import shown
 from ..support.interruption import Interruption, interruptible
@@ -175,7 +176,7 @@ def _pairs(folds: int | Iterable[tuple[ArrayLike, ArrayLike]], job: Job) -> list
     for number, pair in enumerate(folds):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
             raise ValueError(f"fold {number} must be a pair, rows to train on and rows held out, got {shown(pair)}")
-        kept, held_out = (_row_numbers(rows, n_rows, number) for rows in pair)
+        kept, held_out = (check_row_numbers(rows, n_rows, f"fold {number}") for rows in pair)
         if not len(kept):
             raise ValueError(f"fold {number} has no rows to train on")
         if len(both := np.intersect1d(kept, held_out)):
@@ -184,15 +185,6 @@ def _pairs(folds: int | Iterable[tuple[ArrayLike, ArrayLike]], job: Job) -> list
     if not pairs:
         raise ValueError("folds is empty")
     return pairs
-
-
-def _row_numbers(rows: ArrayLike, n_rows: int, fold: int) -> NDArray[np.int64]:
-    numbers = np.asarray(rows)
-    if numbers.ndim != 1 or (numbers.size and numbers.dtype.kind not in "iu"):
-        raise TypeError(f"fold {fold} must name rows by their numbers, got {numbers.dtype} of shape {numbers.shape}")
-    if numbers.size and not (numbers.min() >= 0 and numbers.max() < n_rows):
-        raise ValueError(f"fold {fold} must name rows in [0, {n_rows}), got {numbers.min()} to {numbers.max()}")
-    return numbers.astype(np.int64)
 
 
 def _taken(done: SimpleQueue[Future[Result]]) -> Future[Result]:
