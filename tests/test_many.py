@@ -157,6 +157,19 @@ def test_ctrl_c_ends_networks_in_several_threads() -> None:
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("nnfast")]
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_every_result_is_told_when_it_is_there(threads: int) -> None:
+    told: dict[int, Result] = {}
+    here = threading.get_ident()
+
+    def finished(index: int, result: Result) -> None:
+        assert threading.get_ident() == here
+        told[index] = result
+
+    models = many(NETWORK, X, LABELS, seed=range(3), folds=2, threads=threads, finished=finished)
+    assert [told[index] for index in range(6)] == models
+
+
 def test_an_error_of_a_callback_ends_all_and_is_raised() -> None:
     def fail(record: Any) -> None:
         raise ZeroDivisionError("mine")

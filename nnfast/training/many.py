@@ -43,6 +43,7 @@ def train_many(
     backend: str | Backend = "auto",
     threads: int | None = None,
     progress: bool = False,
+    finished: Callable[[int, Result], Any] | None = None,
     **options: Any,
 ) -> list[Result]:
     """Train many networks on the rows of X to give y: each as `train` alone would, to the bit.
@@ -66,6 +67,8 @@ def train_many(
         As for `train`; threads: of all networks together.
     progress
         Show a bar on standard error, with the best network so far beside it.
+    finished
+        Called with the place in the returned list and the result, as soon as that is there; in the calling thread.
     **options
         Those of `train`, each one value for all networks, or a list (or range) of one for each.
 
@@ -103,7 +106,9 @@ def train_many(
         pairs = _pairs(folds, _checked(0, *chosen[0], data))
         jobs = [_checked(index, *one, data, *pair) for index, one in enumerate(chosen) for pair in pairs]
     with contextlib.ExitStack() as stack:
-        finished = stack.enter_context(networks_bar(len(jobs))) if progress else None
+        heard = [finished] if finished else []
+        if progress:
+            heard.append(stack.enter_context(networks_bar(len(jobs))))
         interruption = stack.enter_context(interruptible())
 
         def run(job: Job) -> Result:
@@ -114,7 +119,11 @@ def train_many(
             except DivergenceError as error:
                 return error.with_traceback(None)  # which would keep the program
 
-        results = _run_all(jobs, run, engine.programs_at_once, interruption, finished or (lambda *finished: None))
+        def tell(index: int, result: Result) -> None:
+            for function in heard:
+                function(index, result)
+
+        results = _run_all(jobs, run, engine.programs_at_once, interruption, tell)
     if interruption.noted:
         warnings.warn("Training interrupted by user.", stacklevel=2)
     return results
