@@ -72,3 +72,24 @@ def test_however_a_run_is_cut_into_stretches_its_result_is_the_same_bit_for_bit(
         results.append(program.parameters)
     for result in results[1:]:
         np.testing.assert_array_equal(result, results[0])
+
+
+def test_programs_that_read_one_source_have_it_sent_once() -> None:
+    xp, first = make_program()
+    source = first._source
+    assert source is not None
+    second = first._backend.compile(first.plan, first.recipe)
+    xp.counters.reset()
+    second.bind(source)
+    assert xp.counters.host_to_device == 0
+    other = Source(source.inputs, source.targets)
+    second.bind(other)
+    assert xp.counters.host_to_device > 0
+
+
+def test_rows_leave_the_device_with_their_source() -> None:
+    _, program = make_program()
+    assert len(program._backend._rows) == 1
+    random = np.random.default_rng(1)
+    program.evaluate(Source(random.normal(size=(ROWS, 6)).astype("float32"), random.integers(0, 3, ROWS)))
+    assert len(program._backend._rows) == 1

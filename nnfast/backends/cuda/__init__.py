@@ -14,6 +14,7 @@ import importlib.util
 import logging
 import sys
 import threading
+import weakref
 from collections.abc import Sequence
 from typing import Any
 
@@ -22,9 +23,9 @@ import numpy as np
 from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, BackendUnavailableError, lacking, never_slow
+from ..base import Backend, BackendUnavailableError, Source, lacking, never_slow
 from .images import ImageProgram
-from .memory import reporting_memory
+from .memory import DeviceRows, reporting_memory, upload
 from .narrow import NarrowProgram
 from .program import CudaProgram
 from .wide import WideProgram
@@ -59,6 +60,7 @@ class CudaBackend(Backend):
         self.xp = importlib.import_module("cupy") if xp is None else xp
         self.device, self.path, self.tf32 = device, path, tf32
         self._kernels: dict[tuple[str, str], Any] = {}
+        self._rows: dict[tuple[int, str], tuple[weakref.ref[Source], DeviceRows]] = {}
         count = self.xp.cuda.runtime.getDeviceCount()
         if device >= count:
             raise BackendUnavailableError(
@@ -124,6 +126,14 @@ class CudaBackend(Backend):
             module = self.xp.RawModule(code=source, options=OPTIONS)
             self._kernels[source, name] = module.get_function(name)
         return self._kernels[source, name]
+
+    def rows(self, source: Source, dtype: np.dtype[Any]) -> DeviceRows:
+        """The source on the device, for programs in `dtype`: sent once for all, and there for as long as it lives."""
+        key = id(source), dtype.name
+        if key not in self._rows:
+            there = upload(self.xp, source, dtype, self.device)
+            self._rows[key] = weakref.ref(source, lambda _: self._rows.pop(key, None)), there
+        return self._rows[key][1]
 
     def matmul(self, a: Any, b: Any, out: Any) -> None:
         """out = a b, the factors rounded as tf32 says, whatever CuPy's setting is outside."""

@@ -12,7 +12,7 @@ from ...plans.plan import Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.arrays import is_on_device
 from ..base import Program, Source, Vector, check_rows, check_source, check_stretch, weight_of
-from .memory import DeviceRows, Stretch, upload
+from .memory import DeviceRows, Stretch
 
 if TYPE_CHECKING:
     from . import CudaBackend
@@ -41,7 +41,6 @@ class CudaProgram(Program):
         self._constants = xp.asarray(np.array([*constants, 0.0], dtype))  # never empty
         self._stretch = Stretch(xp, 1 + len(recipe.optimizer.step_names))
         self._source: Source | None = None
-        self._uploaded: dict[int, tuple[Source, DeviceRows]] = {}
 
     def _device(self) -> Any:
         return self._xp.cuda.Device(self._backend.device)
@@ -49,7 +48,6 @@ class CudaProgram(Program):
     def bind(self, source: Source) -> None:
         check_source(self.plan, source)
         self._source = source
-        self._uploaded.clear()
         self._forget()
         with self._device():
             self._prepare(self._upload(source))
@@ -63,13 +61,7 @@ class CudaProgram(Program):
         """Drop what was prepared for memory that has moved or is given up."""
 
     def _upload(self, source: Source) -> DeviceRows:
-        """The source on the device; the one that run() reads and the last other one stay there."""
-        if id(source) not in self._uploaded:
-            for key in [key for key, (kept, _) in self._uploaded.items() if kept is not self._source]:
-                del self._uploaded[key]
-            rows = upload(self._xp, source, self.recipe.dtype, self._backend.device)
-            self._uploaded[id(source)] = (source, rows)
-        return self._uploaded[id(source)][1]
+        return self._backend.rows(source, self.recipe.dtype)
 
     def run(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
