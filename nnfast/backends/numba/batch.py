@@ -54,11 +54,12 @@ class Batch:
         self._ones_offset = self.job[tables.BATCH_WEIGHTS] = ones_offset
         self._reads_in_place = operations[0, tables.KIND] == tables.DENSE  # no other may read beside the workspace
 
-    def set_rows(self, mode: int, inputs: NDArray[Any]) -> None:
-        """Make rows of floats those of the next call, which reads large ones where they are."""
+    def set_rows(self, mode: int, inputs: NDArray[Any], *, copies: bool = False) -> None:
+        """Make rows of floats those of the next call, which reads large ones where they are, unless it copies."""
         tables, rows, offset = self._tables, len(inputs), self._inputs_offset
         if (
             self._reads_in_place
+            and not copies
             and inputs.nbytes > COPIED_BYTES
             and inputs.dtype == self._dtype
             and inputs.flags.c_contiguous
@@ -73,6 +74,10 @@ class Batch:
             self._offset = offset
         self.job[tables.MODE] = mode
         self._bounds[1] = rows
+
+    def set_total(self, weight: float) -> None:
+        """Make this the sum of the sample weights."""
+        self._totals[0] = weight
 
     def set_targets(self, targets: NDArray[Any], sample_weight: Vector | None) -> float:
         """Copy targets and weights to where the job has them; returns the sum of the weights."""
