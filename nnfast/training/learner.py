@@ -121,6 +121,7 @@ class Learner:
             self._program.slots = slots
         self._passes: Passes | None = None  # made by the first forward
         self._kept: tuple[int, ...] | None = None  # the shape of forward's rows, until they are used up
+        self._changes = 0  # of the parameters by its methods
         self._owner = threading.get_ident()
 
     def step(
@@ -163,6 +164,7 @@ class Learner:
             weights = check_sample_weight(sample_weight, len(inputs), self._dtype)
         own_rate = self.learning_rate if rate is None else self._checked_rate(rate)
         self._kept = None
+        self._changes += 1
         loss = self._program.step(inputs, targets, weights, own_rate, self._steps)
         self._steps += 1
         if not math.isfinite(loss):
@@ -218,6 +220,10 @@ class Learner:
         >>> bool(abs(learner.outputs(x) - wanted).max() < 0.2)
         True
         """
+        return self._forward_again(x, self._steps)
+
+    def _forward_again(self, x: ArrayLike, number: int) -> NDArray[Any]:
+        """forward with the masks of step `number`."""
         if threading.get_ident() != self._owner:
             raise self._wrong_thread()
         rows = self._checks.inputs(x)
@@ -225,9 +231,15 @@ class Learner:
         self._kept = None
         if self._passes is None:
             self._passes = get_backend(self._backend, self._threads).passes(self._program)
-        outputs = self._passes.forward(rows, self._steps)
+        outputs = self._passes.forward(rows, number)
         self._kept = shape
         return outputs
+
+    def _count_forward(self) -> None:
+        """Count the forward pass as a step that is made elsewhere: the statistics follow it, other masks come next."""
+        assert self._passes is not None  # forward has made them
+        self._passes.follow()
+        self._steps += 1
 
     def backward(self, output_gradient: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
         """The gradients of a loss by the parameters and by the inputs, from its gradient by the outputs of `forward`.
@@ -282,6 +294,7 @@ class Learner:
         """
         own_rate = self.learning_rate if rate is None else self._checked_rate(rate)
         passes, shape, slopes = self._way_back(output_gradient)
+        self._changes += 1
         gradient = passes.step_from(slopes, own_rate, self._steps, gives_input_gradient=gives_input_gradient)
         self._steps += 1
         return None if gradient is None else gradient.reshape(shape)
@@ -327,6 +340,7 @@ class Learner:
     @parameters.setter
     def parameters(self, vector: ArrayLike) -> None:
         self._kept = None
+        self._changes += 1
         self._program.parameters = check_vector(vector, self._plan.parameter_count, self._dtype, "parameters")
 
     @property
