@@ -184,7 +184,7 @@ def interrupt_after(count: int, call: Callable[[], Any]) -> bool:
 
     def trace(frame: FrameType, event: str, argument: Any) -> Any:
         nonlocal seen
-        if not frame.f_code.co_filename.endswith(("learner.py", "program.py", "batch.py", "frame.py")):
+        if not frame.f_code.co_filename.endswith(("learner.py", "program.py", "batch.py", "passes.py", "frame.py")):
             return None
         frame.f_trace_opcodes = True
         if event == "opcode":
@@ -204,7 +204,7 @@ def interrupt_after(count: int, call: Callable[[], Any]) -> bool:
     return False
 
 
-@pytest.mark.parametrize("what", ["first step", "large step", "weighted step", "outputs"])
+@pytest.mark.parametrize("what", ["first step", "large step", "weighted step", "outputs", "two calls"])
 def test_ctrl_c_anywhere_in_a_call_leaves_it_usable(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("numba")
     monkeypatch.setattr("nnfast.backends.numba.program.is_debugging", lambda: False)  # which is no part of a call
@@ -213,6 +213,7 @@ def test_ctrl_c_anywhere_in_a_call_leaves_it_usable(what: str, monkeypatch: pyte
         "first step": lambda own: own.step(X[:5], LABELS[:5]),
         "large step": lambda own: own.step(X[:310], np.eye(3, dtype="float32")[LABELS[:310]]),
         "weighted step": lambda own: own.step(X[:5], LABELS[:5], weights, rate=0.5),
+        "two calls": lambda own: (own.forward(X[:310]), own.step_from(np.ones((310, 3)), gives_input_gradient=True)),
         "outputs": lambda own: own._program.predict_batch(X[:310], target),
     }
 
@@ -222,7 +223,8 @@ def test_ctrl_c_anywhere_in_a_call_leaves_it_usable(what: str, monkeypatch: pyte
         small = own.outputs(X[310:313]).tobytes()
         losses = [own.step(X[5:9], LABELS[5:9]), own.step(X[:310], LABELS[:310]), own.step(X[9:12], LABELS[9:12])]
         large = own.outputs(X[:310]).tobytes()
-        return [small, losses, large, everything(own), own.outputs(X[310:313]).tobytes()]
+        two_calls = own.forward(X[5:9]).tobytes(), own.step_from(np.ones((4, 3)))
+        return [small, losses, large, two_calls, everything(own), own.outputs(X[310:313]).tobytes()]
 
     make = partial(learner, Network(9, [Dense(20, "tanh"), BatchNorm(), Dense(3, "softmax")]), backend="numba")
     first = make()

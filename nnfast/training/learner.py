@@ -37,8 +37,11 @@ class Learner:
     there from the beginning, `train` is faster and does more. The steps are to the bit those that a training makes of
     the same batches, on every backend.
 
-    A learner belongs to the thread that made it, or unpickled it. Ctrl-C between two steps leaves it as it is; within
-    a step, the step may be made and not counted.
+    With a loss that is computed outside, a step takes two calls: `forward`, then `step_from` or `backward`.
+
+    A learner belongs to the thread that made it, or unpickled it. Ctrl-C between two calls leaves it as it is, and
+    after one within a call it can be used further: a step may then be made and not counted, and on backend "numpy" it
+    may be made in part.
 
     Parameters
     ----------
