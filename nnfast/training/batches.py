@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -20,11 +20,12 @@ class BatchChecks:
     def __init__(self, network: Network, loss: Loss, dtype: np.dtype[Any], most_rows: int) -> None:
         self.network, self.loss, self.dtype, self.most_rows = network, loss, dtype, most_rows
         self.input_size, self.output_size = network.input_size, network.output_size
+        self._takes_any_number = loss.targets == "(-inf, inf)"
 
     def inputs(self, x: ArrayLike) -> NDArray[Any]:
         """The rows as a batch, all of them finite."""
         rows: Any = x
-        if type(x) is not np.ndarray or x.dtype is not self.dtype or x.ndim != 2 or x.shape[1] != self.input_size:
+        if not self._is_plain(x, self.input_size):
             check_unmasked(x, "x")
             rows = np.asarray(x)
             if rows.dtype.kind not in "buif":
@@ -33,8 +34,6 @@ class BatchChecks:
                 raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
             check_row_shape(rows.shape, self.network)
             rows = converted(rows.reshape(len(rows), self.input_size), self.dtype, "x")
-        elif not x.flags.c_contiguous or not math.isfinite(np.vdot(x, x)):  # which may also be a large number's square
-            rows = converted(x, self.dtype, "x")
         if not 0 < len(rows) <= self.most_rows:
             raise ValueError(f"x has {len(rows)} rows, but this learner takes 1 to {self.most_rows}: see batch_rows")
         checked: NDArray[Any] = rows
@@ -58,14 +57,19 @@ class BatchChecks:
             if labels.view(np.uint64).max() >= self.output_size:  # as an unsigned number, a negative one is a large one
                 raise ValueError(f"labels must lie in [0, {self.output_size}), got {values.min()} to {values.max()}")
             return labels
-        numbers = converted(values.reshape(rows, 1) if values.ndim == 1 else values, self.dtype, "y")
+        numbers = values
+        if not self._is_plain(values, self.output_size):
+            numbers = converted(values.reshape(rows, 1) if values.ndim == 1 else values, self.dtype, "y")
         if numbers.shape != (rows, self.output_size):
             raise ValueError(f"y must have shape ({rows}, {self.output_size}), got {values.shape}")
-        check_target_values(self.loss, numbers)
+        if not self._takes_any_number:
+            check_target_values(self.loss, numbers)
         return numbers
 
     def slopes(self, output_gradient: ArrayLike, rows: int) -> NDArray[Any]:
         """dLoss/doutputs, (rows, n_outputs); of one output also (rows,)."""
+        if self._is_plain(output_gradient, self.output_size) and len(output_gradient) == rows:
+            return output_gradient
         check_unmasked(output_gradient, "output_gradient")
         values, shape = np.asarray(output_gradient), (rows, self.output_size)
         if values.dtype.kind not in "buif":
@@ -73,3 +77,14 @@ class BatchChecks:
         if values.shape != shape and not (values.shape == (rows,) and shape[1] == 1):
             raise ValueError(f"output_gradient must have shape {shape}, got {values.shape}")
         return converted(values.reshape(shape), self.dtype, "output_gradient")
+
+    def _is_plain(self, array: Any, columns: int) -> TypeGuard[NDArray[Any]]:
+        """Whether it is a matrix of that many columns that needs no conversion, and certainly holds finite numbers."""
+        return (
+            type(array) is np.ndarray
+            and array.dtype is self.dtype
+            and array.ndim == 2
+            and array.shape[1] == columns
+            and array.flags.c_contiguous
+            and math.isfinite(np.vdot(array, array))  # which a large number's square may not be
+        )
