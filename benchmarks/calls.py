@@ -17,6 +17,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -218,6 +219,21 @@ def learner_trains(sizes: tuple[int, ...]) -> Any:
     return learner.step, lambda: learner.parameters
 
 
+def step_from_trains(sizes: tuple[int, ...]) -> Any:
+    """The same with the loss outside: nnfast gives the probabilities, and takes the loss's slope by them."""
+    learner = Learner(network_of(sizes), batch_rows=max(BATCHES), learning_rate=RATE, backend="numba", threads=1)
+    learner.parameters = flat(first_layers(sizes))
+
+    def step(x: NDArray[Any], y: NDArray[Any]) -> float:
+        outputs, rows = learner.forward(x), np.arange(len(y))
+        slopes, own = np.zeros_like(outputs), outputs[rows, y]
+        slopes[rows, y] = -1 / (len(y) * own)
+        learner.step_from(slopes)
+        return -float(np.log(own).mean())
+
+    return step, lambda: learner.parameters
+
+
 def scikit_learn_trains(sizes: tuple[int, ...]) -> Any:
     if (estimator := scikit_learn(sizes)) is None:
         return None
@@ -245,6 +261,30 @@ def torch_trains(sizes: tuple[int, ...]) -> Any:
         return flat((part.weight.detach().numpy().T, part.bias.detach().numpy()) for part in module[::2])
 
     return step, parameters
+
+
+def module_trains(sizes: tuple[int, ...], *, makes_steps: bool = False) -> Any:
+    """nnfast's passes within PyTorch, with the optimizer of either."""
+    import torch
+
+    from nnfast.torch import Module
+
+    learner = Learner(network_of(sizes), batch_rows=max(BATCHES), learning_rate=RATE, backend="numba", threads=1)
+    learner.parameters = flat(first_layers(sizes))
+    module = Module(learner, makes_steps=makes_steps)
+    optimizer = None if makes_steps else torch.optim.Adam(module.parameters(), lr=RATE, fused=True)
+
+    def step(x: NDArray[Any], y: NDArray[Any]) -> float:
+        if optimizer is not None:
+            optimizer.zero_grad()
+        outputs = module(torch.from_numpy(x))
+        loss = torch.nn.functional.nll_loss(outputs.log(), torch.from_numpy(y))
+        loss.backward()
+        if optimizer is not None:
+            optimizer.step()
+        return loss.item()
+
+    return step, lambda: learner.parameters
 
 
 def jax_trains(sizes: tuple[int, ...]) -> Any:
@@ -279,8 +319,9 @@ PREDICTING = {
     "jax": jax_predicts,
 }  # fmt: skip
 TRAINING = {
-    "nnfast Learner": learner_trains, "numpy": numpy_trains, "scikit-learn": scikit_learn_trains,
-    "torch": torch_trains, "jax": jax_trains,
+    "nnfast Learner": learner_trains, "nnfast step_from": step_from_trains, "numpy": numpy_trains,
+    "scikit-learn": scikit_learn_trains, "torch": torch_trains, "torch, Module": module_trains,
+    "torch, makes_steps": partial(module_trains, makes_steps=True), "jax": jax_trains,
 }  # fmt: skip
 
 

@@ -23,7 +23,7 @@ def test_every_network_and_number_of_rows_is_timed(calls: Any, capsys: pytest.Ca
     calls.main()
     lines = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
     assert "| | nnfast predictor | nnfast predict_proba | numpy |" in lines
-    assert "| | nnfast Learner | numpy |" in lines
+    assert "| | nnfast Learner | nnfast step_from | numpy |" in lines
     assert len(lines) == 2 + 8 + 4
     assert not any(" - " in line for line in lines)
 

@@ -6,9 +6,13 @@ import copy
 import json
 import pickle
 import signal
+import sys
 import threading
 import tracemalloc
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -172,6 +176,70 @@ def test_ctrl_c_between_steps_leaves_it_as_it_is() -> None:
         with pytest.raises(KeyboardInterrupt):
             signal.raise_signal(signal.SIGINT)
     assert everything(pressed) == everything(alone)
+
+
+def interrupt_after(count: int, call: Callable[[], Any]) -> bool:
+    """Whether Ctrl-C after `count` instructions of the engine's Python comes before the call's end."""
+    seen = 0
+
+    def trace(frame: FrameType, event: str, argument: Any) -> Any:
+        nonlocal seen
+        if not frame.f_code.co_filename.endswith(("learner.py", "program.py", "batch.py", "passes.py", "frame.py")):
+            return None
+        frame.f_trace_opcodes = True
+        if event == "opcode":
+            seen += 1
+            if seen == count:
+                raise KeyboardInterrupt
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        call()
+    except KeyboardInterrupt:
+        return True
+    finally:
+        sys.settrace(before)
+    return False
+
+
+@pytest.mark.parametrize("what", ["first step", "large step", "weighted step", "outputs", "two calls"])
+def test_ctrl_c_anywhere_in_a_call_leaves_it_usable(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("numba")
+    monkeypatch.setattr("nnfast.backends.numba.program.is_debugging", lambda: False)  # which is no part of a call
+    weights, target = np.random.default_rng(1).random(5).astype("float32"), np.empty((310, 3), "float32")
+    calls: dict[str, Callable[[Learner], Any]] = {
+        "first step": lambda own: own.step(X[:5], LABELS[:5]),
+        "large step": lambda own: own.step(X[:310], np.eye(3, dtype="float32")[LABELS[:310]]),
+        "weighted step": lambda own: own.step(X[:5], LABELS[:5], weights, rate=0.5),
+        "two calls": lambda own: (own.forward(X[:310]), own.step_from(np.ones((310, 3)), gives_input_gradient=True)),
+        "outputs": lambda own: own._program.predict_batch(X[:310], target),
+    }
+
+    def after(own: Learner) -> list[Any]:
+        """What comes of everything that could still hold a part of an interrupted call."""
+        first.parameters, first.slots, first.statistics, first.steps = states
+        small = own.outputs(X[310:313]).tobytes()
+        losses = [own.step(X[5:9], LABELS[5:9]), own.step(X[:310], LABELS[:310]), own.step(X[9:12], LABELS[9:12])]
+        large = own.outputs(X[:310]).tobytes()
+        two_calls = own.forward(X[5:9]).tobytes(), own.step_from(np.ones((4, 3)))
+        return [small, losses, large, two_calls, everything(own), own.outputs(X[310:313]).tobytes()]
+
+    make = partial(learner, Network(9, [Dense(20, "tanh"), BatchNorm(), Dense(3, "softmax")]), backend="numba")
+    first = make()
+    states = first.parameters, first.slots, first.statistics, 0
+    expected = after(first)
+    count = 1
+    while True:
+        if what == "first step":
+            first = make()
+        was_interrupted = interrupt_after(count, partial(calls[what], first))
+        assert after(first) == expected, f"after {count} instructions"
+        if not was_interrupted:
+            break
+        count += 1
+    assert count > 100
 
 
 def test_what_it_has_learnt_can_be_handed_to_another() -> None:

@@ -21,6 +21,7 @@ ROOMS = (
     "data",
     "models",
     "training",
+    "torch",
     "estimators",
     "reports",
     "benchmarking",
@@ -46,7 +47,8 @@ def imported(name: str, path: Path, modules: dict[str, Path]) -> Iterator[str]:
     package = name.split(".") if path.name == "__init__.py" else name.split(".")[:-1]
     for statement in ast.walk(tree):
         if isinstance(statement, ast.Import):
-            yield from (below for alias in statement.names if (below := alias.name.removeprefix("nnfast.")) in modules)
+            own = (alias.name for alias in statement.names if alias.name.startswith("nnfast."))
+            yield from (below for name in own if (below := name.removeprefix("nnfast.")) in modules)
         if not isinstance(statement, ast.ImportFrom):
             continue
         if statement.level:

@@ -25,6 +25,7 @@ from .tables import (
     ADD_PENALTIES,
     ALPHA,
     BACKWARD,
+    BACKWARD_ONLY,
     BACKWARD_ROW,
     BATCH,
     BATCH_INPUTS,
@@ -45,6 +46,7 @@ from .tables import (
     EVALUATE,
     FIRST_STEP,
     FORWARD,
+    FORWARD_ONLY,
     FORWARD_ROW,
     GATHER_INPUTS,
     GATHER_TARGETS,
@@ -84,6 +86,7 @@ from .tables import (
     SPARSE,
     STATISTICS,
     STATISTICS_CONSTANTS,
+    STEP_FROM,
     SUM_REDUCTION,
     SUMS,
     THRESHOLD,
@@ -133,16 +136,20 @@ def run_steps(
     float64. values: (steps, value_size) rows of Optimizer.step_values. All these in dtype T unless said otherwise.
     totals: (steps,) float64, the sums of the steps' sample weights; a step of 0 changes nothing.
     losses: (steps,) float64, written. In mode EVALUATE, the loss is the weighted sum and outputs (n_rows, n_outputs)
-    receives the rows' outputs.
+    receives the rows' outputs; so it does in mode FORWARD_ONLY. In modes BACKWARD_ONLY and
+    STEP_FROM, the batch and all that the way back needs are in the workspace since a call in mode FORWARD_ONLY, but
+    for the targets.
     barrier: where the `threads` threads wait for each other; this is number `thread` of them.
     """
     m = Memory(
         operations, job, settings, seed, constants, zeros, parameters, gradient, state, workspace, pack, row_losses
     )
     mode, give_way, count = job[MODE], job[GIVE_WAY], job[OPERATIONS]
+    goes_forward = mode != BACKWARD_ONLY and mode != STEP_FROM
+    goes_back = mode != EVALUATE and mode != FORWARD_ONLY
     output = at(operations, (count - 1) * COLUMNS)
     is_penalized = settings[ALPHA] != 0.0 or settings[L1] != 0.0
-    if mode != EVALUATE:
+    if goes_back:
         transpose_weights(m, thread, threads)
         wait(barrier, threads, give_way)
     for k in range(steps):
@@ -160,24 +167,31 @@ def run_steps(
         while next_segment < count:
             segment, next_segment = next_segment, segment_end(m, next_segment)
             op = at(operations, segment * COLUMNS)
-            if op[KIND] == BATCH_NORM:
+            if op[KIND] == BATCH_NORM and goes_forward:
                 wait(barrier, threads, give_way)
                 statistics(m, op, n, thread, threads)
                 wait(barrier, threads, give_way)
             last = own
             while last < end:
                 first, last = last, min(last + job[BLOCK], end)
-                forward(m, segment, next_segment, first, last, n, step)
+                if goes_forward:
+                    forward(m, segment, next_segment, first, last, n, step)
                 if next_segment < count:
                     continue
-                output_loss(m, output, first, last, divisor)
-                if mode != EVALUATE:
+                size = output[OUTPUT_SIZE]
+                z = at(workspace, output[Z] + first * size)
+                if goes_back:
+                    # Slopes from outside are divided already; the penalties are not
+                    output_loss(m, output, z, first, last, divisor if goes_forward else 1.0)
                     backward(m, segment, next_segment, first, last, n, thread, threads)
                     continue
-                size = output[OUTPUT_SIZE]
-                block = at(workspace, output[OUTPUTS] + first * size)
-                copy(block, at(outputs, (bounds[k] + first) * size), (last - first) * size)
-        while mode != EVALUATE and operations[segment * COLUMNS + KIND] == BATCH_NORM:
+                rows_outputs = at(outputs, (bounds[k] + first) * size)
+                if mode == FORWARD_ONLY:  # the loss uses up what it is given as z
+                    copy(z, rows_outputs, (last - first) * size)
+                    z = rows_outputs
+                output_loss(m, output, z, first, last, divisor)
+                copy(at(workspace, output[OUTPUTS] + first * size), rows_outputs, (last - first) * size)
+        while goes_back and operations[segment * COLUMNS + KIND] == BATCH_NORM:
             op = at(operations, segment * COLUMNS)
             if mode != INPUTS_ONLY:
                 wait(barrier, threads, give_way)
@@ -194,7 +208,7 @@ def run_steps(
                 break
         wait(barrier, threads, give_way)
         loss = total(row_losses, n) if thread == 0 else 0.0
-        if mode == EVALUATE:
+        if not goes_back:
             wait(barrier, threads, give_way)
             if thread == 0:
                 losses[k] = loss
@@ -205,12 +219,12 @@ def run_steps(
             start = n - n  # a 0 would be a type of its own to Numba, and compiled anew
             for index in range(count):
                 add_gradients(m, at(operations, index * COLUMNS), start, n, thread, threads)
-        if is_penalized:
+        if is_penalized and mode != BACKWARD_ONLY:
             call_void(
                 job[ADD_PENALTIES],
                 (operations, count, settings, parameters, gradient, penalties, divisor, thread, threads),
             )
-        if mode == TRAIN:
+        if mode in (TRAIN, STEP_FROM):
             if settings[CLIP_NORM] > 0.0:
                 call_void(
                     job[CLIP],
@@ -267,7 +281,7 @@ def statistics(m, op, n, thread, threads):
     """The means and deviations that a batch normalisation uses, for a thread's share of its channels."""
     start, stop = share(op[CHANNELS], thread, threads)
     mode = m.job[MODE]
-    whose = TRAINING if mode == TRAIN else BATCH if mode == GRADIENT_ONLY else RUNNING
+    whose = TRAINING if mode in (TRAIN, FORWARD_ONLY) else BATCH if mode == GRADIENT_ONLY else RUNNING
     constants = at(m.constants, op[STATISTICS_CONSTANTS])
     call_void(
         op[STATISTICS], (op[FORWARD_ROW], constants, m.workspace, m.state, n * op[PIXELS], whose, start, stop)
@@ -325,7 +339,7 @@ def forward(m, segment, segment_end, first, last, n, step):
 def drop(m, op, begin, rows, step):
     """Dropout of the rows from `begin` on, in training; otherwise they stay as they are."""
     size = op[OUTPUT_SIZE]
-    if m.job[MODE] != TRAIN:
+    if m.job[MODE] != TRAIN and m.job[MODE] != FORWARD_ONLY:
         copy(at(m.workspace, op[INPUTS] + begin * size), at(m.workspace, op[Z] + begin * size), rows * size)
         return
     drawn = (m.seed, step, op[LAYER], op[THRESHOLD], at(m.constants, op[CONSTANTS]))
@@ -349,13 +363,13 @@ def in_groups(op, first, last):
 
 
 @helper
-def output_loss(m, op, first, last, divisor):
-    """The last layer's activation, the rows' weighted losses, and dLoss/dz divided by `divisor`."""
+def output_loss(m, op, z, first, last, divisor):
+    """The last layer's activation, the rows' weighted losses, and dLoss/dz divided by `divisor`. z: used up."""
     job, workspace, size = m.job, m.workspace, op[OUTPUT_SIZE]
     call_void(
         job[LOSS],
         (
-            at(workspace, op[Z] + first * size),
+            z,
             at(workspace, op[OUTPUTS] + first * size),
             at(workspace, job[BATCH_TARGETS] + first * size),
             at(workspace, job[BATCH_WEIGHTS] + first),
@@ -399,7 +413,7 @@ def backward(m, segment, segment_end, first, last, n, thread, threads):
                 W_transposed = at(m.parameters, op[WEIGHTS])
             inputs_product(m.job[MULTIPLY], m.pack, delta, W_transposed, dx, rows, op[INPUT_SIZE], size, m.zeros)
         elif kind == DROPOUT:
-            if m.job[MODE] == TRAIN:
+            if m.job[MODE] != GRADIENT_ONLY and m.job[MODE] != INPUTS_ONLY:
                 call_void(op[BACKWARD], (delta, at(workspace, op[MASK] + begin * size), dx, rows * size))
             else:
                 copy(delta, dx, rows * size)

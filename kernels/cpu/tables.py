@@ -29,8 +29,10 @@ DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
     SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
     BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, ONE, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
 ) = range(27)  # fmt: skip
-# The last goes back to the inputs, by running statistics and without the gradient of the parameters, which must be 0.
-TRAIN, GRADIENT_ONLY, EVALUATE, INPUTS_ONLY = range(4)
+# INPUTS_ONLY goes back to the inputs, by running statistics and without the gradient of the parameters, which must be
+# 0. FORWARD_ONLY goes forward as TRAIN does, and keeps what one call in the last two modes goes back from, with a loss
+# whose slopes are the targets: to the gradients, or also to the update.
+TRAIN, GRADIENT_ONLY, EVALUATE, INPUTS_ONLY, FORWARD_ONLY, BACKWARD_ONLY, STEP_FROM = range(7)
 
 # Settings (float64).
 SCALE, ALPHA, L1, CLIP_NORM, SETTINGS_SIZE = range(5)

@@ -11,11 +11,12 @@ import importlib.util
 
 from ..support.checks import shown
 from ..support.threads import check_threads
-from .base import Backend, BackendModule, BackendUnavailableError, Program, Source, check_place
+from .base import Backend, BackendModule, BackendUnavailableError, Live, Program, Source, check_place
+from .passes import Passes
 
 __all__ = [
-    "NAMES", "Backend", "BackendUnavailableError", "Program", "Source", "check_place", "forms", "get_backend",
-    "packages", "unavailable",
+    "NAMES", "Backend", "BackendUnavailableError", "Live", "Passes", "Program", "Source", "check_place", "forms",
+    "get_backend", "packages", "unavailable",
 ]  # fmt: skip
 
 NAMES = ("cuda", "numba", "numpy")  # in the order in which "auto" prefers them

@@ -11,7 +11,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, final
+from typing import Any, NamedTuple, Protocol, final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from numpy.typing import NDArray
 from ..plans.plan import Plan
 from ..plans.recipe import Recipe, check_constants_fit
 from ..support.arrays import array_module, is_on_device
-
-Vector = NDArray[np.floating]
+from .passes import Passes, Vector
 
 
 @dataclass(frozen=True)
@@ -48,6 +47,17 @@ class Source:
     @property
     def is_sparse(self) -> bool:
         return not isinstance(self.inputs, np.ndarray) and not is_on_device(self.inputs)
+
+
+class Live(NamedTuple):
+    """Vectors that a program computes with, not copies of them: (parameter_count,), (n_slots, parameter_count), state.
+
+    statistics: the running ones, (plan.state_count,).
+    """
+
+    parameters: Vector
+    slots: Vector
+    statistics: Vector
 
 
 class Program(ABC):
@@ -160,6 +170,17 @@ class Program(ABC):
         return out
 
     @property
+    def live(self) -> Live:
+        """The program's own vectors, to be read and written; a call computes with what they hold then.
+
+        Raises RuntimeError for a program whose vectors are on a device.
+        """
+        raise RuntimeError(
+            "this backend has its parameters on a device, where the host cannot reach them: read and assign "
+            "parameters, slots and state or statistics, or use backend 'numba' or 'numpy'"
+        )
+
+    @property
     @abstractmethod
     def parameters(self) -> Vector:
         """A host copy of the flat parameter vector; assign one to replace it."""
@@ -195,6 +216,10 @@ class HostProgram(Program):
         self._parameters = np.zeros(plan.parameter_count, recipe.dtype)
         self._slots = np.zeros((len(recipe.optimizer.slots), plan.parameter_count), recipe.dtype)
         self._source: Source | None = None
+
+    @property
+    def live(self) -> Live:
+        return Live(self._parameters, self._slots, self._state)
 
     @property
     def parameters(self) -> Vector:
@@ -272,6 +297,10 @@ class Backend(ABC):
                 f"backend {self.name!r} cannot run this network: {reason}; use backend='numpy', which has all kinds"
             )
         return self._compile(plan, recipe)
+
+    @abstractmethod
+    def passes(self, program: Program) -> Passes:
+        """Forward and backward passes on the parameters, slots and running statistics of a program it compiled."""
 
     @abstractmethod
     def _compile(self, plan: Plan, recipe: Recipe) -> Program:

@@ -18,7 +18,7 @@ from ..data.encoding import InputEncoding
 from ..data.table import Table
 from ..data.targets import ClassTargets, TargetEncoding, targets_from_state
 from ..formulas.formula import read_row
-from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
+from ..formulas.losses import LOSSES, Loss, check_pair, get_loss, given_slopes
 from ..formulas.optimizers import sgd
 from ..networks.network import Network
 from ..plans.plan import ROWS_AT_ONCE, make_plan
@@ -31,7 +31,7 @@ from .folding import fold_batch_norm
 from .history import History
 from .metrics import score
 from .predictor import Predictor
-from .slopes import given_slopes, output_slopes
+from .slopes import output_slopes
 from .validation import check_class_count, converted, make_source
 
 FORMAT = "nnfast model 1"

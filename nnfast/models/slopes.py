@@ -8,14 +8,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..data.targets import ClassTargets, TargetEncoding
-from ..formulas.losses import Loss
 from ..support.arrays import to_host
 from ..support.checks import shown
-
-
-def given_slopes() -> Loss:
-    """A loss whose derivative by an output is that output's target: the targets hand in dLoss/doutputs."""
-    return Loss("given_slopes", value="y * a", derivative="y", reduction="sum")
 
 
 def output_slopes(

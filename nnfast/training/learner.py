@@ -11,19 +11,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import Backend, Program, get_backend
+from ..backends import Backend, Live, Passes, Program, get_backend
 from ..data.targets import ClassTargets, NumberTargets, TargetEncoding
 from ..formulas.intervals import SIMPLEX
-from ..formulas.losses import Loss, check_pair, check_target_values, get_loss
+from ..formulas.losses import Loss, check_pair, get_loss
 from ..formulas.optimizers import Optimizer, get_optimizer
 from ..models.model import Model
-from ..models.validation import check_row_shape, check_sample_weight, check_state, check_vector, converted, default_loss
+from ..models.validation import check_sample_weight, check_state, check_vector, default_loss
 from ..networks.network import Network
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype, check_fits, check_integer, check_number, check_unmasked
+from ..support.checks import check_dtype, check_fits, check_integer, check_number
 from ..support.random import check_seed
 from ..support.tensors import Arrays, read_tensors
+from .batches import BatchChecks
 from .learner_file import FORMAT, from_file, write_learner
 from .state import Progress, State
 from .stopping import DivergenceError
@@ -36,8 +37,11 @@ class Learner:
     there from the beginning, `train` is faster and does more. The steps are to the bit those that a training makes of
     the same batches, on every backend.
 
-    A learner belongs to the thread that made it, or unpickled it. Ctrl-C between two steps leaves it as it is; within
-    a step, the step may be made and not counted.
+    With a loss that is computed outside, a step takes two calls: `forward`, then `step_from` or `backward`.
+
+    A learner belongs to the thread that made it, or unpickled it. Ctrl-C between two calls leaves it as it is, and
+    after one within a call it can be used further: a step may then be made and not counted, and on backend "numpy" it
+    may be made in part.
 
     Parameters
     ----------
@@ -104,7 +108,8 @@ class Learner:
             chosen_loss, chosen, check_dtype(dtype), check_number(alpha, "alpha", 0), check_number(l1, "l1", 0),
             None if clip_norm is None else check_number(clip_norm, "clip_norm", 0, above=True), check_seed(seed),
         )  # fmt: skip
-        self._dtype, self._size, self._outputs = self._recipe.dtype, network.input_size, network.output_size
+        self._dtype, self._outputs = self._recipe.dtype, network.output_size
+        self._checks = BatchChecks(network, chosen_loss, self._dtype, self.batch_rows)
         self._backend, self._threads = backend, threads
         self._plan: Plan = make_plan(network, self.batch_rows)
         self.learning_rate = self._checked_rate(chosen.learning_rate if learning_rate is None else learning_rate)
@@ -117,6 +122,9 @@ class Learner:
         self._program.parameters, self._program.state = parameters, statistics
         if slots is not None:
             self._program.slots = slots
+        self._passes: Passes | None = None  # made by the first forward
+        self._kept: tuple[int, ...] | None = None  # the shape of forward's rows, until they are used up
+        self._changes = 0  # of the parameters by its methods
         self._owner = threading.get_ident()
 
     def step(
@@ -150,12 +158,16 @@ class Learner:
         RuntimeError
             The learner belongs to another thread.
         """
-        inputs = self._inputs(x)
-        targets = self._targets(y, len(inputs))
+        if threading.get_ident() != self._owner:
+            raise self._wrong_thread()
+        inputs = self._checks.inputs(x)
+        targets = self._checks.targets(y, len(inputs))
         weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, len(inputs), self._dtype)
         own_rate = self.learning_rate if rate is None else self._checked_rate(rate)
+        self._kept = None
+        self._changes += 1
         loss = self._program.step(inputs, targets, weights, own_rate, self._steps)
         self._steps += 1
         if not math.isfinite(loss):
@@ -171,57 +183,157 @@ class Learner:
 
         Raises as `step` does.
         """
-        return self._program.predict_batch(self._inputs(x))
-
-    def _inputs(self, x: ArrayLike) -> NDArray[Any]:
-        """The rows as a batch, all of them finite."""
         if threading.get_ident() != self._owner:
-            raise RuntimeError("a Learner belongs to the thread that made it: give each thread a copy.deepcopy of it")
-        rows: Any = x
-        if type(x) is not np.ndarray or x.dtype is not self._dtype or x.ndim != 2 or x.shape[1] != self._size:
-            check_unmasked(x, "x")
-            rows = np.asarray(x)
-            if rows.dtype.kind not in "buif":
-                raise TypeError(f"x must hold numbers, got dtype {rows.dtype}")
-            if rows.ndim == 0:
-                raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
-            check_row_shape(rows.shape, self.network)
-            rows = converted(rows.reshape(len(rows), self._size), self._dtype, "x")
-        elif not x.flags.c_contiguous or not math.isfinite(np.vdot(x, x)):  # which may also be a large number's square
-            rows = converted(x, self._dtype, "x")
-        if not 0 < len(rows) <= self.batch_rows:
-            raise ValueError(f"x has {len(rows)} rows, but this learner takes 1 to {self.batch_rows}: see batch_rows")
-        checked: NDArray[Any] = rows
-        return checked
+            raise self._wrong_thread()
+        return self._program.predict_batch(self._checks.inputs(x))
 
-    def _targets(self, y: ArrayLike, rows: int) -> NDArray[Any]:
-        """Labels (rows,) int64, or numbers (rows, n_outputs)."""
-        if type(y) is not np.ndarray:
-            check_unmasked(y, "y")
-        values = np.asarray(y)
-        if values.dtype.kind not in "buif":
-            raise TypeError(f"y must hold numbers, got dtype {values.dtype}")
-        if values.ndim == 0 or len(values) != rows:
-            raise ValueError(f"x has {rows} rows, but y has shape {values.shape}")
-        if values.ndim == 1 and self._outputs > 1:
-            if values.dtype.kind not in "iu":
-                raise TypeError(
-                    f"labels must be integers, got {values.dtype}; numbers have shape (n_rows, {self._outputs})"
-                )
-            labels: NDArray[np.int64] = np.ascontiguousarray(values, np.int64)
-            if labels.view(np.uint64).max() >= self._outputs:  # as an unsigned number, a negative one is a large one
-                raise ValueError(f"labels must lie in [0, {self._outputs}), got {values.min()} to {values.max()}")
-            return labels
-        numbers = converted(values.reshape(rows, 1) if values.ndim == 1 else values, self._dtype, "y")
-        if numbers.shape != (rows, self._outputs):
-            raise ValueError(f"y must have shape ({rows}, {self._outputs}), got {values.shape}")
-        check_target_values(self._recipe.loss, numbers)
-        return numbers
+    def forward(self, x: ArrayLike) -> NDArray[Any]:
+        """The outputs as a step on these rows computes them: dropout drops, and BatchNorm takes the batch's statistics.
+
+        The next call of `backward` or `step_from` goes back from here. Until then, `outputs` and whatever reads the
+        learner may be called; what changes it takes the forward pass back.
+
+        Parameters
+        ----------
+        x
+            Rows as for `step`, of which a copy is kept.
+
+        Returns
+        -------
+        array
+            (n_rows, n_outputs). Dropout's masks are those of the next step, however often forward is called before it.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `step` does.
+
+        Examples
+        --------
+        A loss of your own, by its gradient:
+
+        >>> import numpy as np
+        >>> from nnfast import Dense, Learner, Network
+        >>> learner = Learner(Network(2, [Dense(16, "tanh"), Dense(1)]), batch_rows=64, learning_rate=0.03)
+        >>> x = np.random.default_rng(0).uniform(-1, 1, (64, 2))
+        >>> wanted = x[:, :1] * x[:, 1:]
+        >>> for _ in range(500):
+        ...     error = learner.forward(x) - wanted
+        ...     learner.step_from(4 * error**3 / len(x))  # of the mean of error**4
+        >>> bool(abs(learner.outputs(x) - wanted).max() < 0.2)
+        True
+        """
+        return self._forward_again(x, self._steps)
+
+    def _forward_again(self, x: ArrayLike, number: int) -> NDArray[Any]:
+        """forward with the masks of step `number`."""
+        if threading.get_ident() != self._owner:
+            raise self._wrong_thread()
+        rows = self._checks.inputs(x)
+        shape = x.shape if isinstance(x, np.ndarray) else np.shape(x)
+        self._kept = None
+        if self._passes is None:
+            self._passes = get_backend(self._backend, self._threads).passes(self._program)
+        outputs = self._passes.forward(rows, number)
+        self._kept = shape
+        return outputs
+
+    def _count_forward(self) -> None:
+        """Count the forward pass as a step that is made elsewhere: the statistics follow it, other masks come next."""
+        assert self._passes is not None  # forward has made them
+        self._passes.follow()
+        self._steps += 1
+
+    def backward(self, output_gradient: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
+        """The gradients of a loss by the parameters and by the inputs, from its gradient by the outputs of `forward`.
+
+        Nothing is learnt: the steps are not counted, and BatchNorm's running statistics stay as they are.
+
+        Parameters
+        ----------
+        output_gradient
+            dLoss/doutputs, (n_rows, n_outputs); of one output also (n_rows,). Where the loss is a mean over rows, its
+            gradient is divided by their number already.
+
+        Returns
+        -------
+        gradient
+            (n_parameters,), by the chain rule alone: `alpha`, `l1` and `clip_norm` belong to a step.
+        input_gradient
+            dLoss/dx, of the shape of forward's x.
+
+        Raises
+        ------
+        TypeError, ValueError
+            An array that does not fit; the forward pass is still there then.
+        RuntimeError
+            There is no forward pass to go back from, or the learner belongs to another thread.
+        """
+        passes, shape, slopes = self._way_back(output_gradient)
+        gradient, input_gradient = passes.backward(slopes)
+        return gradient, input_gradient.reshape(shape)
+
+    def step_from(
+        self, output_gradient: ArrayLike, rate: float | None = None, *, gives_input_gradient: bool = False
+    ) -> NDArray[Any] | None:
+        """Learn from the batch of `forward` by a loss of your own, given as its gradient by the outputs.
+
+        The optimizer takes backward's gradient with penalties and clipping as `step` does; BatchNorm's running
+        statistics follow the batch.
+
+        Parameters
+        ----------
+        output_gradient
+            As for `backward`.
+        rate
+            This step's learning rate; by default `learning_rate`.
+        gives_input_gradient
+            Whether to return dLoss/dx, from before the step, of the shape of forward's x; else None is returned.
+
+        Raises
+        ------
+        TypeError, ValueError, RuntimeError
+            As `backward` does.
+        """
+        own_rate = self.learning_rate if rate is None else self._checked_rate(rate)
+        passes, shape, slopes = self._way_back(output_gradient)
+        self._changes += 1
+        gradient = passes.step_from(slopes, own_rate, self._steps, gives_input_gradient=gives_input_gradient)
+        self._steps += 1
+        return None if gradient is None else gradient.reshape(shape)
+
+    def _way_back(self, output_gradient: ArrayLike) -> tuple[Passes, tuple[int, ...], NDArray[Any]]:
+        """The passes that hold a forward pass, which is used up now, its rows' shape, and dLoss/doutputs."""
+        if threading.get_ident() != self._owner:
+            raise self._wrong_thread()
+        passes, shape = self._passes, self._kept
+        if passes is None or shape is None:
+            raise RuntimeError(
+                "forward(x) comes first: each one serves one call of backward or step_from, with no step and no "
+                "assignment between them"
+            )
+        slopes = self._checks.slopes(output_gradient, shape[0])
+        self._kept = None
+        return passes, shape, slopes
+
+    def _wrong_thread(self) -> RuntimeError:
+        return RuntimeError("a Learner belongs to the thread that made it: give each thread a copy.deepcopy of it")
 
     def _checked_rate(self, rate: float) -> float:
         number = check_number(rate, "rate", 0, above=True)
         check_fits(number, "rate", self._dtype)
         return number
+
+    @property
+    def live(self) -> Live:
+        """The vectors that it computes with, not copies: parameters, slots and statistics, to be read and written.
+
+        A call sees what was written before it; between `forward` and the way back they must stay as they are. They are
+        the same arrays for the learner's life; a copy of it has others. What is written is not checked.
+
+        Raises RuntimeError on the cuda backend, whose vectors are on a device.
+        """
+        return self._program.live
 
     @property
     def parameters(self) -> NDArray[Any]:
@@ -230,6 +342,8 @@ class Learner:
 
     @parameters.setter
     def parameters(self, vector: ArrayLike) -> None:
+        self._kept = None
+        self._changes += 1
         self._program.parameters = check_vector(vector, self._plan.parameter_count, self._dtype, "parameters")
 
     @property
@@ -239,6 +353,7 @@ class Learner:
 
     @slots.setter
     def slots(self, vectors: ArrayLike) -> None:
+        self._kept = None
         flat = check_vector(np.reshape(vectors, -1), self.slots.size, self._dtype, "slots")
         self._program.slots = flat.reshape(-1, self._plan.parameter_count)
 
@@ -249,6 +364,7 @@ class Learner:
 
     @statistics.setter
     def statistics(self, vector: ArrayLike) -> None:
+        self._kept = None
         values = check_vector(vector, self._plan.state_count, self._dtype, "statistics")
         check_state(self._plan, values)
         self._program.state = values
@@ -260,6 +376,7 @@ class Learner:
 
     @steps.setter
     def steps(self, number: int) -> None:
+        self._kept = None
         self._steps = check_integer(number, "steps") if number != 0 else 0
 
     def to_model(self, targets: TargetEncoding | None = None) -> Model:
@@ -306,7 +423,7 @@ class Learner:
 
     def __getstate__(self) -> dict[str, Any]:
         """What is copied and pickled: all but the program, whose numbers go along."""
-        return vars(self) | {"_program": self._state(), "_owner": None}
+        return vars(self) | {"_program": self._state(), "_passes": None, "_kept": None, "_owner": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)

@@ -23,10 +23,11 @@ import numpy as np
 from ...kernels.cuda.layout import NARROW_ROWS, NARROW_UNITS, PATHS, Limits, choose_path, why_not_narrow
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, BackendUnavailableError, Source, lacking, never_slow
+from ..base import Backend, BackendUnavailableError, Program, Source, lacking, never_slow
 from .images import ImageProgram
 from .memory import DeviceRows, reporting_memory, upload
 from .narrow import NarrowProgram
+from .passes import ImagePasses, WidePasses
 from .program import CudaProgram
 from .wide import WideProgram
 
@@ -119,6 +120,13 @@ class CudaBackend(Backend):
         program = NarrowProgram if path == "narrow" else WideProgram if is_dense else ImageProgram
         with self.xp.cuda.Device(self.device), reporting_memory(self.xp, plan, recipe, self.device):
             return program(plan, recipe, self)
+
+    def passes(self, program: Program) -> WidePasses:
+        assert isinstance(program, CudaProgram)
+        is_dense = all(type(operation) in WideProgram.passes for operation in program.plan.operations)
+        passes = WidePasses if is_dense else ImagePasses
+        with self.xp.cuda.Device(self.device), reporting_memory(self.xp, program.plan, program.recipe, self.device):
+            return passes(program, self)
 
     def kernel(self, source: str, name: str) -> Any:
         """A kernel compiled from `source` for this device; CuPy keeps the compiled code on disk."""

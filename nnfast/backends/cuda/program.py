@@ -45,6 +45,11 @@ class CudaProgram(Program):
     def _device(self) -> Any:
         return self._xp.cuda.Device(self._backend.device)
 
+    @property
+    def on_device(self) -> tuple[Any, Any]:
+        """The parameters and slots themselves."""
+        return self._parameters, self._slots
+
     def bind(self, source: Source) -> None:
         check_source(self.plan, source)
         self._source = source

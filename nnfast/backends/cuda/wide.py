@@ -122,12 +122,12 @@ class WideProgram(CudaProgram):
     def _gradient_of(self, batch: Batch) -> list[Launch]:
         op = self.plan.output
         forward = [*self._forward(batch), self._loss(batch, self._view(op.outputs, batch.n), self._losses)]
-        backward = [
-            launch
-            for operation in reversed(self.plan.operations)
-            for launch in self.passes[type(operation)][1](self, operation, batch)
-        ]
-        return [*forward, *backward, *self._penalize(batch)]
+        return [*forward, *self._backward(batch), *self._penalize(batch)]
+
+    def _backward(self, batch: Batch) -> list[Launch]:
+        """Every layer's gradients, from the last layer's delta."""
+        passes = (self.passes[type(op)][1](self, op, batch) for op in reversed(self.plan.operations))
+        return [launch for launches in passes for launch in launches]
 
     def _forward(self, batch: Batch) -> list[Launch]:
         """Every layer's outputs; of the last layer only the product, whose bias and activation belong to its loss."""

@@ -11,7 +11,8 @@ import numpy as np
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ...support.threads import thread_count
-from ..base import Backend, no_options
+from ..base import Backend, Program, no_options
+from .passes import NumbaPasses
 from .program import NumbaProgram
 from .table import Areas
 
@@ -41,6 +42,10 @@ class NumbaBackend(Backend):
 
     def _compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
         return NumbaProgram(plan, recipe, self.threads)
+
+    def passes(self, program: Program) -> NumbaPasses:
+        assert isinstance(program, NumbaProgram)
+        return NumbaPasses(program, self.threads)
 
 
 def unavailable_reason() -> str | None:

@@ -24,6 +24,7 @@ from ..base import (
     weight_of,
 )
 from . import announcement
+from .batch import COPIED_BYTES, Batch, StepValues
 from .frame import Frame
 from .table import Table
 
@@ -38,9 +39,6 @@ BLOCK_ROWS = 256  # fewer do not repay reading the weights again
 IMAGE_ROWS = 64  # the arrays of images are large, their weights few; for the dense layers behind them, not fewer
 
 CACHE_LINE = 64  # bytes
-
-COPIED_BYTES = 2**13  # copying so much takes no longer than asking for an array's address
-VALUES_AHEAD = 256  # steps whose values are computed at once where steps come one by one
 
 
 class NumbaProgram(HostProgram):
@@ -86,12 +84,12 @@ class NumbaProgram(HostProgram):
     def _make_frames(self) -> None:
         """Two frames, with rooms for what one step of at most plan.rows rows reads and writes.
 
-        _gathered: for steps whose rows are gathered from a source. _batch: for one step whose rows are all there is;
-        its own job and operations say where they are.
+        _gathered: for steps whose rows are gathered from a source. _batch has that for one step whose rows are all
+        there is.
         """
         plan, tables, dtype = self.plan, self._tables, self.recipe.dtype
         self._described: Source | None = None  # the source that _job tells of
-        self._job, self._batch_job, self._batch_operations = self.job.copy(), self.job.copy(), self.operations.copy()
+        self._job = self.job.copy()
         self._order, self._bounds, self._totals = np.arange(plan.rows), np.array([0, plan.rows]), np.ones(1)
         self._losses, self._values = np.zeros(1), np.zeros((1, len(self.recipe.optimizer.step_names)), dtype)
         self._outputs = np.zeros((plan.rows, plan.network.output_size), dtype)
@@ -104,19 +102,12 @@ class NumbaProgram(HostProgram):
             steps=len(self._losses), values=self._values, value_size=self._values.shape[1], totals=self._totals,
             losses=self._losses, outputs=self._outputs, barrier=self._barrier,
         )  # fmt: skip
-        self._labels = np.zeros(plan.rows, np.int64)
-        in_order = np.arange(plan.rows)
-        self._batch = self._gathered.replaced(order=in_order, job=self._batch_job, operations=self._batch_operations)
-        self._batch_inputs, self._batch_targets = plan.inputs.view(self._workspace), plan.targets.view(self._workspace)
-        self._batch_weights = plan.sample_weight.view(self._workspace)
-        self._batch_job[tables.SOURCE_TARGETS] = self._labels.ctypes.data
-        self._one_hot = self._gatherer(self._labels, labels=True)
-        self._workspace_address = self._workspace.ctypes.data
-        self._ones_offset = (self._ones.ctypes.data - self._workspace_address) // dtype.itemsize
-        self._reads_in_place = self.operations[0, tables.KIND] == tables.DENSE  # no other may read beside the workspace
-        self._batch_offset = plan.inputs.offset
+        self._ones_offset = (self._ones.ctypes.data - self._workspace.ctypes.data) // dtype.itemsize
+        self._batch = Batch(
+            self._gathered, plan, self.recipe, self.job, self.operations, self._workspace, self._ones_offset
+        )
         self._flops_per_row = plan.flops_per_row()
-        self._table_of_values, self._table_rate, self._table_start = self._values, math.nan, 0
+        self._values_of_step = StepValues(self.recipe)
 
     def _make_tables(self) -> tuple[NDArray[np.int64], Vector, NDArray[np.int64]]:
         """The operations table, the formulas' constants, and the parts of the job that never change."""
@@ -185,7 +176,7 @@ class NumbaProgram(HostProgram):
         """Have the optimizer's kernel, without which a program that only predicts can do."""
         if not self.job[self._tables.UPDATE]:
             update = self._formulas.update_kernel(self.recipe.optimizer, self.recipe.dtype)
-            for job in (self.job, self._job, self._batch_job):
+            for job in (self._job, self._batch.job, self.job):  # the one that is looked at last
                 job[self._tables.UPDATE] = update.address
 
     def _describe(self, source: Source) -> None:
@@ -286,45 +277,16 @@ class NumbaProgram(HostProgram):
 
     def _run_batch(self, mode: int, inputs: NDArray[Any]) -> None:
         """Run one step on rows of floats, whose targets and weights are where the batch's job says."""
-        tables, rows, offset = self._tables, len(inputs), self.plan.inputs.offset
-        if (
-            self._reads_in_place
-            and inputs.nbytes > COPIED_BYTES
-            and inputs.dtype == self.recipe.dtype
-            and inputs.flags.c_contiguous
-            and inputs.flags.aligned
-        ):
-            offset = (inputs.ctypes.data - self._workspace_address) // inputs.itemsize
-        else:
-            self._batch_inputs[:rows] = inputs
-        if offset != self._batch_offset:
-            self._batch_operations[0, tables.INPUTS] = self._batch_offset = offset
-        self._batch_job[tables.MODE] = mode
-        self._bounds[1] = rows
+        self._batch.set_rows(mode, inputs)
+        self._run_rows(self._batch.frame, mode, len(inputs))
+
+    def _run_rows(self, frame: Frame, mode: int, rows: int) -> None:
+        """Run a frame of one step of `rows` rows."""
         threads = self._repaid_threads(rows, mode) if self._threads > 1 else 1
         if threads > 1:
-            self._run(self._batch, threads)
+            self._run(frame, threads)
         else:
-            self._batch.run()  # without a share of the threads: it is over sooner than others could make use of it
-
-    def _set_batch_targets(self, targets: NDArray[Any], sample_weight: Vector | None) -> float:
-        """Copy a batch's targets and weights to where the batch's job has them; returns the sum of the weights."""
-        tables, job, rows = self._tables, self._batch_job, len(targets)
-        if targets.ndim == 1:
-            self._labels[:rows] = targets
-            job[tables.GATHER_TARGETS] = self._one_hot
-        else:
-            self._batch_targets[:rows] = targets
-            job[tables.GATHER_TARGETS] = 0
-        if sample_weight is None:
-            job[tables.BATCH_WEIGHTS] = self._ones_offset
-            total = float(rows)
-        else:
-            self._batch_weights[:rows] = sample_weight
-            job[tables.BATCH_WEIGHTS] = self.plan.sample_weight.offset
-            total = float(np.add.reduceat(sample_weight, [0], dtype=np.float64)[0])  # as batch_totals adds
-        self._totals[0] = total
-        return total
+            frame.run()  # without a share of the threads: it is over sooner than others could make use of it
 
     def run(
         self, order: NDArray[np.int64], bounds: NDArray[np.int64], rates: NDArray[np.float64], first_step: int
@@ -341,25 +303,15 @@ class NumbaProgram(HostProgram):
     def step(
         self, inputs: NDArray[Any], targets: NDArray[Any], sample_weight: Vector | None, rate: float, number: int
     ) -> float:
-        tables = self._tables
         if self._checks:
             self._check_batch(inputs, targets, sample_weight)
         self._load_update()
-        if not self._set_batch_targets(targets, sample_weight):
+        batch = self._batch
+        if not batch.set_targets(targets, sample_weight):
             return 0.0
-        self._values[0] = self._values_of_step(rate, number)[0]
-        self._batch_job[tables.FIRST_STEP] = number
-        self._run_batch(tables.TRAIN, inputs)
-        return float(self._losses[0])
-
-    def _values_of_step(self, rate: float, number: int) -> Vector:
-        """A step's row of Optimizer.step_values; where the rate stays, from a table of many steps."""
-        index = number - self._table_start
-        if rate != self._table_rate or not 0 <= index < len(self._table_of_values):
-            count = VALUES_AHEAD if rate == self._table_rate else 1
-            self._table_of_values = self.recipe.optimizer.step_values(np.full(count, rate), number, self.recipe.dtype)
-            self._table_rate, self._table_start, index = rate, number, 0
-        return self._table_of_values[index : index + 1]
+        batch.set_step(rate, number)
+        self._run_batch(self._tables.TRAIN, inputs)
+        return float(batch.losses[0])
 
     def loss_and_gradient(self, source: Source) -> tuple[float, Vector]:
         check_source(self.plan, source, self.plan.rows)
@@ -376,10 +328,10 @@ class NumbaProgram(HostProgram):
         assert source.targets is not None
         if self._checks:
             self._check_batch(source.inputs, source.targets, source.sample_weight)
-        if not self._set_batch_targets(source.targets, source.sample_weight):
+        if not self._batch.set_targets(source.targets, source.sample_weight):
             return 0.0, np.zeros_like(self._gradient)
         self._run_batch(tables.GRADIENT_ONLY, source.inputs)
-        return float(self._losses[0]), self._gradient.copy()
+        return float(self._batch.losses[0]), self._gradient.copy()
 
     def _input_gradient(self, source: Source) -> Vector:
         assert self.plan.input_gradient is not None  # input_gradient() refuses such a plan
@@ -415,9 +367,10 @@ class NumbaProgram(HostProgram):
     def predict_batch(self, inputs: NDArray[Any], out: Vector | None = None) -> Vector:
         if self._checks:
             self._check_batch(inputs, None, None)
-        rows, outputs, batch = len(inputs), self._outputs, self._batch
+        rows, batch, mode = len(inputs), self._batch, self._tables.EVALUATE
+        outputs = batch.outputs
         if outputs.itemsize * outputs.shape[1] * rows <= COPIED_BYTES:
-            self._run_batch(self._tables.EVALUATE, inputs)
+            self._run_batch(mode, inputs)
             if out is None:
                 return outputs[:rows].copy()
             out[...] = outputs[:rows]
@@ -426,11 +379,11 @@ class NumbaProgram(HostProgram):
             written = out
         else:
             written = np.empty((rows, outputs.shape[1]), outputs.dtype)
-        batch.set(outputs=written)
+        batch.set_rows(mode, inputs)
         try:
-            self._run_batch(self._tables.EVALUATE, inputs)
+            self._run_rows(batch.frame_into(written), mode, rows)
         finally:
-            batch.set(outputs=outputs)
+            batch.forget_outputs()
         if out is None or out is written:
             return written
         out[...] = written

@@ -8,7 +8,8 @@ import numpy as np
 
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ..base import Backend, never_slow, no_options
+from ..base import Backend, Program, never_slow, no_options
+from .passes import NumpyPasses
 from .program import NumpyProgram
 
 FORMS = ()
@@ -31,6 +32,10 @@ class NumpyBackend(Backend):
 
     def _compile(self, plan: Plan, recipe: Recipe) -> NumpyProgram:
         return NumpyProgram(plan, recipe)
+
+    def passes(self, program: Program) -> NumpyPasses:
+        assert isinstance(program, NumpyProgram)
+        return NumpyPasses(program)
 
 
 def unavailable_reason() -> str | None:
