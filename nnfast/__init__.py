@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
+    from .backends.numba.jit import predict_frame
     from .estimators import MLPClassifier, MLPRegressor
     from .formulas.activations import ACTIVATIONS, Activation
     from .formulas.losses import LOSSES, Loss
@@ -60,6 +61,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "networks.named": ("lenet5",),
     "networks.network": ("Network", "multilayer_perceptron"),
     "backends": ("BackendUnavailableError", "get_backend"),
+    "backends.numba.jit": ("predict_frame",),
     "models.history": ("EpochRecord", "History"),
     "models.model": ("Model",),
     "training.learner": ("Learner",),
@@ -74,7 +76,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "Learner", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
     "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
-    "MLPRegressor",
+    "MLPRegressor", "predict_frame",
 ]  # fmt: skip
 
 

@@ -158,6 +158,13 @@ class Program(ABC):
         out[...] = outputs
         return out
 
+    def frame(self) -> Any:
+        """This program for the user's own compiled code, a PredictionFrame, after which nothing else uses the program.
+
+        None where the backend has nothing that compiled code could call.
+        """
+        return None
+
     @property
     @abstractmethod
     def parameters(self) -> Vector:

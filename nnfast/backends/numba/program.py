@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +16,9 @@ from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, chec
 from . import announcement
 from .frame import Frame
 from .table import Table
+
+if TYPE_CHECKING:
+    from .jit import PredictionFrame
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
@@ -425,6 +428,20 @@ class NumbaProgram(HostProgram):
             return written
         out[...] = written
         return out
+
+    def frame(self) -> PredictionFrame:
+        from ...kernels.cpu.catalogue import kernel
+        from .jit import PredictionFrame, holding
+
+        rows = self.plan.rows
+        entry = kernel("run_frame", self.recipe.dtype).address
+        call = np.array([entry, 0, 0, rows])  # ENTRY, NUMBERS, FIRST and ROWS of jit.py
+        job = self._batch_job.copy()
+        job[self._tables.MODE] = self._tables.EVALUATE
+        frame = self._batch.replaced(bounds=call[2:], job=job)
+        call[1] = frame.numbers.ctypes.data
+        call = holding(call, frame, self)
+        return PredictionFrame(self._batch_inputs[:rows], self._outputs, self._parameters, self._state, call)
 
     def _check_batch(self, inputs: NDArray[Any], targets: NDArray[Any] | None, sample_weight: Vector | None) -> None:
         rows = np.arange(len(inputs))
