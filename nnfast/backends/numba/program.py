@@ -14,7 +14,7 @@ from ...support.debugging import is_debugging
 from ...support.threads import fair_share, give_way_address, run_in_threads
 from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, check_source, check_stretch
 from . import announcement
-from .frame import Frame
+from .frame import Frame, address_of
 from .table import Table
 
 if TYPE_CHECKING:
@@ -101,6 +101,7 @@ class NumbaProgram(HostProgram):
         in_order = np.arange(plan.rows)
         self._batch = self._gathered.replaced(order=in_order, job=self._batch_job, operations=self._batch_operations)
         self._batch_inputs, self._batch_targets = plan.inputs.view(self._workspace), plan.targets.view(self._workspace)
+        self._input_rows, self._output_rows = self._batch_inputs[:0], self._outputs[:0]
         self._batch_weights = plan.sample_weight.view(self._workspace)
         self._batch_job[tables.SOURCE_TARGETS] = self._labels.ctypes.data
         self._one_hot = self._gatherer(self._labels, labels=True)
@@ -280,6 +281,8 @@ class NumbaProgram(HostProgram):
     def _run_batch(self, mode: int, inputs: NDArray[Any]) -> None:
         """Run one step on rows of floats, whose targets and weights are where the batch's job says."""
         tables, rows, offset = self._tables, len(inputs), self.plan.inputs.offset
+        if rows != len(self._input_rows):  # calls of as many rows as the last are the rule
+            self._input_rows, self._output_rows = self._batch_inputs[:rows], self._outputs[:rows]
         if (
             self._reads_in_place
             and inputs.nbytes > COPIED_BYTES
@@ -287,9 +290,9 @@ class NumbaProgram(HostProgram):
             and inputs.flags.c_contiguous
             and inputs.flags.aligned
         ):
-            offset = (inputs.ctypes.data - self._workspace_address) // inputs.itemsize
+            offset = (address_of(inputs) - self._workspace_address) // inputs.itemsize
         else:
-            self._batch_inputs[:rows] = inputs
+            self._input_rows[...] = inputs
         if offset != self._batch_offset:
             self._batch_operations[0, tables.INPUTS] = self._batch_offset = offset
         self._batch_job[tables.MODE] = mode
@@ -412,8 +415,8 @@ class NumbaProgram(HostProgram):
         if outputs.itemsize * outputs.shape[1] * rows <= COPIED_BYTES:
             self._run_batch(self._tables.EVALUATE, inputs)
             if out is None:
-                return outputs[:rows].copy()
-            out[...] = outputs[:rows]
+                return self._output_rows.copy()
+            out[...] = self._output_rows
             return out
         if out is not None and out.flags.c_contiguous and out.flags.aligned and out.dtype == outputs.dtype:
             written = out
@@ -439,7 +442,7 @@ class NumbaProgram(HostProgram):
         job = self._batch_job.copy()
         job[self._tables.MODE] = self._tables.EVALUATE
         frame = self._batch.replaced(bounds=call[2:], job=job)
-        call[1] = frame.numbers.ctypes.data
+        call[1] = frame.address
         call = holding(call, frame, self)
         return PredictionFrame(self._batch_inputs[:rows], self._outputs, self._parameters, self._state, call)
 
