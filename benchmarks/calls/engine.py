@@ -65,7 +65,9 @@ class FrameCalls:
 @njit
 def predict_often(frame: Any, x: Array, times: int) -> None:
     for _ in range(times):
-        frame.inputs[: len(x)] = x
+        for row in range(len(x)):
+            for column in range(x.shape[1]):
+                frame.inputs[row, column] = x[row, column]
         predict_frame(frame, len(x))
 
 

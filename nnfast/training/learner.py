@@ -212,7 +212,8 @@ class Learner:
                     f"labels must be integers, got {values.dtype}; numbers have shape (n_rows, {self._outputs})"
                 )
             labels: NDArray[np.int64] = np.ascontiguousarray(values, np.int64)
-            if labels.view(np.uint64).max() >= self._outputs:  # as an unsigned number, a negative one is a large one
+            largest = labels.view(np.uint64).argmax()  # as an unsigned number, a negative one is a large one
+            if not 0 <= labels[largest] < self._outputs:
                 raise ValueError(f"labels must lie in [0, {self._outputs}), got {values.min()} to {values.max()}")
             return labels
         numbers = converted(values.reshape(rows, 1) if values.ndim == 1 else values, self._dtype, "y")

@@ -282,7 +282,8 @@ class NumbaProgram(HostProgram):
         """Run one step on rows of floats, whose targets and weights are where the batch's job says."""
         tables, rows, offset = self._tables, len(inputs), self.plan.inputs.offset
         if rows != len(self._input_rows):  # calls of as many rows as the last are the rule
-            self._input_rows, self._output_rows = self._batch_inputs[:rows], self._outputs[:rows]
+            self._output_rows = self._outputs[:rows]  # first: an interrupted call has the next one do both again
+            self._input_rows = self._batch_inputs[:rows]
         if (
             self._reads_in_place
             and inputs.nbytes > COPIED_BYTES
