@@ -17,6 +17,7 @@ def _a_short_run(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENBLAS_NUM_THREADS", "1")
     monkeypatch.setattr(sys, "argv", ["calls", "--calls", "20", "--only", "nnfast,numpy"])
     monkeypatch.setattr("benchmarks.calls.engine.STRETCH", 10)
+    monkeypatch.setattr("benchmarks.calls.engine.INSIDE", 16)
 
 
 def test_every_network_and_number_of_rows_is_timed(capsys: pytest.CaptureFixture[str]) -> None:

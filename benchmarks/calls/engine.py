@@ -19,7 +19,7 @@ from nnfast.plans.recipe import Recipe
 from . import RATE, Array, Sizes, first_layers, flat
 
 STRETCH = 1000  # steps that are made inside one call
-INSIDE = 256  # rows that are predicted inside one call, at least
+INSIDE = 4096  # rows that are predicted inside one call, at least: the first find cold caches
 MOST_ROWS, MOST_BATCH_ROWS = 2000, 256
 
 Inside = tuple[Callable[[], Any], int]  # many calls as one: what makes them, and how many

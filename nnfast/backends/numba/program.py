@@ -101,7 +101,7 @@ class NumbaProgram(HostProgram):
         in_order = np.arange(plan.rows)
         self._batch = self._gathered.replaced(order=in_order, job=self._batch_job, operations=self._batch_operations)
         self._batch_inputs, self._batch_targets = plan.inputs.view(self._workspace), plan.targets.view(self._workspace)
-        self._input_rows, self._output_rows = self._batch_inputs[:0], self._outputs[:0]
+        self._views = self._batch_inputs[:0], self._outputs[:0]  # of the last call's rows
         self._batch_weights = plan.sample_weight.view(self._workspace)
         self._batch_job[tables.SOURCE_TARGETS] = self._labels.ctypes.data
         self._one_hot = self._gatherer(self._labels, labels=True)
@@ -281,9 +281,8 @@ class NumbaProgram(HostProgram):
     def _run_batch(self, mode: int, inputs: NDArray[Any]) -> None:
         """Run one step on rows of floats, whose targets and weights are where the batch's job says."""
         tables, rows, offset = self._tables, len(inputs), self.plan.inputs.offset
-        if rows != len(self._input_rows):  # calls of as many rows as the last are the rule
-            self._output_rows = self._outputs[:rows]  # first: an interrupted call has the next one do both again
-            self._input_rows = self._batch_inputs[:rows]
+        if rows != len(self._views[0]):  # calls of as many rows as the last are the rule
+            self._views = self._batch_inputs[:rows], self._outputs[:rows]
         if (
             self._reads_in_place
             and inputs.nbytes > COPIED_BYTES
@@ -293,7 +292,7 @@ class NumbaProgram(HostProgram):
         ):
             offset = (address_of(inputs) - self._workspace_address) // inputs.itemsize
         else:
-            self._input_rows[...] = inputs
+            self._views[0][...] = inputs
         if offset != self._batch_offset:
             self._batch_operations[0, tables.INPUTS] = self._batch_offset = offset
         self._batch_job[tables.MODE] = mode
@@ -416,8 +415,8 @@ class NumbaProgram(HostProgram):
         if outputs.itemsize * outputs.shape[1] * rows <= COPIED_BYTES:
             self._run_batch(self._tables.EVALUATE, inputs)
             if out is None:
-                return self._output_rows.copy()
-            out[...] = self._output_rows
+                return self._views[1].copy()
+            out[...] = self._views[1]
             return out
         if out is not None and out.flags.c_contiguous and out.flags.aligned and out.dtype == outputs.dtype:
             written = out
