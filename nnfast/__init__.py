@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
+    from .backends.numba.jit import predict_frame
     from .estimators import MLPClassifier, MLPRegressor
     from .formulas.activations import ACTIVATIONS, Activation
     from .formulas.losses import LOSSES, Loss
@@ -63,6 +64,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "networks.network": ("Network", "multilayer_perceptron"),
     "backends": ("BackendUnavailableError", "get_backend"),
     "models.ensemble": ("Ensemble",),
+    "backends.numba.jit": ("predict_frame",),
     "models.history": ("EpochRecord", "History"),
     "models.model": ("Model",),
     "training.learner": ("Learner",),
@@ -78,7 +80,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "train_many", "Learner", "Model", "Ensemble",
     "History", "EpochRecord", "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES",
     "Optimizer", "OPTIMIZERS", "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend",
-    "BackendUnavailableError", "MLPClassifier", "MLPRegressor",
+    "BackendUnavailableError", "MLPClassifier", "MLPRegressor", "predict_frame",
 ]  # fmt: skip
 
 

@@ -19,6 +19,7 @@ from nnfast.cli.exit_codes import OK
 
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = "docs/guides/replace-sklearn-mlp.md"
+CALLS = "docs/guides/one-call-at-a-time.md"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -48,6 +49,14 @@ def run(document: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
 @pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", GUIDE])
 def test_the_python_of_a_document_runs_from_its_top_to_its_end(document: str) -> None:
     run(document, without=("mlflow",) if find_spec("skl2onnx") else ("mlflow", "skl2onnx"))
+
+
+def test_the_guide_s_compiled_loop_keeps_the_pendulum_up() -> None:
+    names = run(CALLS)
+    assert names["steps_up"] == 100_000
+    assert names["balance"](names["frame"], 0.2, 0.0, 100_000) == 100_000
+    names["frame"].parameters[:] = 0
+    assert names["balance"](names["frame"], 0.2, 0.0, 100_000) < 100
 
 
 @pytest.mark.filterwarnings("ignore")  # MLflow's own, and those of the packages that it brings

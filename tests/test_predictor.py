@@ -32,7 +32,10 @@ def test_it_gives_the_model_s_outputs(rows: int, dtype: str, image_backend: Back
     assert predict(x, out) is out
     strided = np.zeros((rows, 6), dtype)[:, ::2]
     predict(x, out=strided)
-    forms = [x.astype(dtype), x.astype("float64"), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2], x.tolist()]
+    fixed = x.astype(dtype)
+    fixed.flags.writeable = False
+    forms = [fixed, x.astype(dtype), x.astype("float64"), np.asfortranarray(x), np.repeat(x, 2, axis=1)[:, ::2]]
+    forms.append(x.tolist())
     for outputs in (out, strided, *(predict(form) for form in forms)):
         np.testing.assert_array_equal(outputs, expected)
     assert predict(x).dtype == dtype

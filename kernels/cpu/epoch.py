@@ -234,7 +234,8 @@ def run_steps(
                     ),
                 )  # fmt: skip
             update(m, slots, at(values, k * value_size), thread, threads)
-            transpose_weights(m, thread, threads)
+            if k + 1 < steps:
+                transpose_weights(m, thread, threads)
         wait(barrier, threads, give_way)
         if thread == 0:
             losses[k] = (loss + total(penalties, job[PENALTY_ROWS]) if is_penalized else loss) / divisor

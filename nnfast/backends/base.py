@@ -169,6 +169,13 @@ class Program(ABC):
         out[...] = outputs
         return out
 
+    def frame(self) -> Any:
+        """This program for the user's own compiled code, a PredictionFrame, after which nothing else uses the program.
+
+        None where the backend has nothing that compiled code could call.
+        """
+        return None
+
     @property
     def live(self) -> Live:
         """The program's own vectors, to be read and written; a call computes with what they hold then.

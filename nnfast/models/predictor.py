@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import Program
+from ..backends import Program, get_backend
 from ..support.checks import check_integer, check_unmasked
 from .validation import check_row_shape
 
 if TYPE_CHECKING:
+    from ..backends.numba.jit import PredictionFrame
     from .model import Model
 
 Snapshot = tuple[NDArray[Any], NDArray[Any]]
@@ -101,6 +102,49 @@ class Predictor:
             rows = rows * self._scale
         program: Program = own["program"]
         return program.predict_batch(rows, out)
+
+    def frame(self) -> PredictionFrame:
+        """A frame for functions compiled by Numba's `njit`, in which `predict_frame` computes outputs.
+
+        It has a workspace and weights of its own: those of the last `update`. Each thread needs a frame of its own.
+
+        Returns
+        -------
+        PredictionFrame
+            Arrays `inputs` and `outputs` of max_rows rows, in the model's dtype.
+
+        Raises
+        ------
+        ValueError
+            The model's backend is not numba, or the model scales its inputs.
+
+        Examples
+        --------
+        >>> import numpy as np
+        >>> from numba import njit
+        >>> from nnfast import Dense, Network, predict_frame, train
+        >>> X = np.random.default_rng(0).random((50, 4), dtype="float32")
+        >>> model = train(Network(4, [Dense(3, "softmax")]), X, np.arange(50) % 3, epochs=1, backend="numba")
+        >>> @njit
+        ... def choose(frame, row):
+        ...     frame.inputs[0] = row
+        ...     predict_frame(frame, 1)
+        ...     return frame.outputs[0].argmax()
+        >>> bool(choose(model.predictor(max_rows=1).frame(), X[0]) == model.predict(X[:1])[0])
+        True
+        """
+        if self._scale != 1:
+            raise ValueError(
+                f"a frame takes the numbers that the network reads, but this model scales X by {self._scale:g}: "
+                f"train on X * {self._scale:g}, without input_scale"
+            )
+        program = self._model.compile(self.max_rows)
+        program.parameters, program.state = self._snapshot
+        if (frame := program.frame()) is None:
+            name = get_backend(self._model.backend).name
+            raise ValueError(f"backend {name!r} has nothing that compiled code could call: set model.backend = 'numba'")
+        made: PredictionFrame = frame
+        return made
 
     def _prepare(self, own: dict[str, Any]) -> None:
         """Give this thread a program with the present weights."""

@@ -54,7 +54,8 @@ class BatchChecks:
                     f"labels must be integers, got {values.dtype}; numbers have shape (n_rows, {self.output_size})"
                 )
             labels: NDArray[np.int64] = np.ascontiguousarray(values, np.int64)
-            if labels.view(np.uint64).max() >= self.output_size:  # as an unsigned number, a negative one is a large one
+            largest = labels.view(np.uint64).argmax()  # as an unsigned number, a negative one is a large one
+            if not 0 <= labels[largest] < self.output_size:
                 raise ValueError(f"labels must lie in [0, {self.output_size}), got {values.min()} to {values.max()}")
             return labels
         numbers = values

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
 from ..base import Vector
-from .frame import Frame
+from .frame import Frame, address_of
 
 COPIED_BYTES = 2**13  # copying so much takes no longer than asking for an array's address
 VALUES_AHEAD = 256  # steps whose values are computed at once where steps come one by one
@@ -23,7 +23,8 @@ class Batch:
     Whatever a call changes here, the next call sets again before it reads it. So a call may end anywhere, as by Ctrl-C,
     and leaves nothing that a later call could take for its own.
 
-    losses: (1,) float64. outputs: (plan.rows, output_size), where `frame` writes them.
+    losses: (1,) float64. outputs: (plan.rows, output_size), where `frame` writes them. views: of the last call's rows,
+    their place among the workspace's inputs and that of their outputs.
     """
 
     def __init__(
@@ -47,6 +48,7 @@ class Batch:
         self._direct = self.frame.replaced()
         self._inputs, self._targets = plan.inputs.view(workspace), plan.targets.view(workspace)
         self._weights = plan.sample_weight.view(workspace)
+        self.views = self._inputs[:0], self.outputs[:0]
         self._labels = np.zeros(plan.rows, np.int64)
         self.job[tables.SOURCE_TARGETS] = self._labels.ctypes.data
         self._one_hot = gather_kernel(self._labels.dtype, recipe.dtype, True).address  # which caches it
@@ -57,6 +59,8 @@ class Batch:
     def set_rows(self, mode: int, inputs: NDArray[Any], *, copies: bool = False) -> None:
         """Make rows of floats those of the next call, which reads large ones where they are, unless it copies."""
         tables, rows, offset = self._tables, len(inputs), self._inputs_offset
+        if rows != len(self.views[0]):  # calls of as many rows as the last are the rule
+            self.views = self._inputs[:rows], self.outputs[:rows]
         if (
             self._reads_in_place
             and not copies
@@ -65,9 +69,9 @@ class Batch:
             and inputs.flags.c_contiguous
             and inputs.flags.aligned
         ):
-            offset = (inputs.ctypes.data - self._workspace_address) // inputs.itemsize
+            offset = (address_of(inputs) - self._workspace_address) // inputs.itemsize
         else:
-            self._inputs[:rows] = inputs
+            self.views[0][...] = inputs
         if offset != self._offset:
             self._offset = -1  # where nothing is: an interrupted call has the next one write the table again
             self._operations[0, tables.INPUTS] = offset

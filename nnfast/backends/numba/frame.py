@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 
 class Frame:
@@ -27,7 +28,7 @@ class Frame:
         self._dtype, self._is_checked, self._signature = dtype, is_checked, run_steps.signature
         self._function = c_function("run_frame", dtype)
         self.numbers = np.zeros(tables.FRAME_SIZE, np.int64)
-        self._address = self.numbers.ctypes.data
+        self._set_address()
         self._arguments: dict[str, Any] = {}
         self.numbers[tables.AT_RUN_STEPS] = run_steps.address
         self.numbers[tables.PACK_BYTES] = arguments["pack"].strides[0]
@@ -40,14 +41,19 @@ class Frame:
         """Replace some of the arguments."""
         for name, value in arguments.items():
             self._arguments[name] = value
-            number = value.ctypes.data if isinstance(value, np.ndarray) else value
+            number = address_of(value) if isinstance(value, np.ndarray) else value
             self.numbers[self._places[name]] = number if number < 2**63 else number - 2**64  # a seed is a uint64
+
+    def _set_address(self) -> None:
+        self.address = address_of(self.numbers)
+        # Made once: to convert them at each call would take longer than the call
+        self._alone = ctypes.c_void_p(self.address), ctypes.c_int64(0), ctypes.c_int64(1)
 
     def replaced(self, **arguments: Any) -> Frame:
         """A frame that differs in these arguments."""
         other = copy.copy(self)
         other.numbers, other._arguments = self.numbers.copy(), self._arguments.copy()
-        other._address = other.numbers.ctypes.data
+        other._set_address()
         other.set(**arguments)
         return other
 
@@ -58,7 +64,19 @@ class Frame:
 
             given = self._arguments | {"pack": self._arguments["pack"][thread], "thread": thread, "threads": threads}
             check_call("run_steps", self._signature, self._dtype, [given[p.name] for p in self._signature])
-        self._function(self._address, thread, threads)
+        if threads == 1:
+            self._function(*self._alone)
+        else:
+            self._function(self.address, thread, threads)
+
+
+def address_of(array: NDArray[Any]) -> int:
+    """Where an array begins. To ask its buffer takes a third as long as array.ctypes, which serves all arrays."""
+    try:
+        return ctypes.addressof(ctypes.c_char.from_buffer(array.data))
+    except (TypeError, ValueError):  # it is read-only, empty, or not in C order
+        address: int = array.ctypes.data
+        return address
 
 
 @cache

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -27,6 +27,9 @@ from . import announcement
 from .batch import COPIED_BYTES, Batch, StepValues
 from .frame import Frame
 from .table import Table
+
+if TYPE_CHECKING:
+    from .jit import PredictionFrame
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
@@ -372,8 +375,8 @@ class NumbaProgram(HostProgram):
         if outputs.itemsize * outputs.shape[1] * rows <= COPIED_BYTES:
             self._run_batch(mode, inputs)
             if out is None:
-                return outputs[:rows].copy()
-            out[...] = outputs[:rows]
+                return batch.views[1].copy()
+            out[...] = batch.views[1]
             return out
         if out is not None and out.flags.c_contiguous and out.flags.aligned and out.dtype == outputs.dtype:
             written = out
@@ -388,6 +391,21 @@ class NumbaProgram(HostProgram):
             return written
         out[...] = written
         return out
+
+    def frame(self) -> PredictionFrame:
+        from ...kernels.cpu.catalogue import kernel
+        from .jit import PredictionFrame, holding
+
+        rows = self.plan.rows
+        entry = kernel("run_frame", self.recipe.dtype).address
+        call = np.array([entry, 0, 0, rows])  # ENTRY, NUMBERS, FIRST and ROWS of jit.py
+        job = self._batch.job.copy()
+        job[self._tables.MODE] = self._tables.EVALUATE
+        frame = self._batch.frame.replaced(bounds=call[2:], job=job)
+        call[1] = frame.address
+        call = holding(call, frame, self)
+        inputs = self.plan.inputs.view(self._workspace)[:rows]
+        return PredictionFrame(inputs, self._batch.outputs, self._parameters, self._state, call)
 
     def _check_batch(self, inputs: NDArray[Any], targets: NDArray[Any] | None, sample_weight: Vector | None) -> None:
         rows = np.arange(len(inputs))
