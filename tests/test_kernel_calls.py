@@ -92,7 +92,7 @@ CALLS: dict[str, list[tuple[str, Words]]] = {
 }  # fmt: skip
 FROM_PYTHON = ("run_steps", {"pack": "packs", "steps": "losses", "value_size": "values"})
 _FRAME = {parameter.name: f"at_{parameter.name}" for parameter in KERNELS["run_steps"][1]}
-CALLS["frame.run_frame"] = [("run_steps", _FRAME | {name: name for name in ("pack", "thread", "threads")})]
+CALLS["frame.run_frames"] = [("run_steps", _FRAME | {name: name for name in ("pack", "thread", "threads")})]
 
 
 class Site(NamedTuple):

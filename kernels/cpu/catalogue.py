@@ -59,7 +59,7 @@ KERNELS: dict[str, tuple[str, Signature]] = {
         _BARRIER,
         *numbers("thread threads"),
     )),
-    "run_frame": ("frame", (array("frame", "int64", "(FRAME_SIZE,)"), *numbers("thread threads"))),
+    "run_frames": ("frame", (array("frames", "int64", "(count, FRAME_SIZE)"), *numbers("count thread threads"))),
     "add_penalties": ("penalties", (
         _OPERATIONS, *numbers("count"), _SETTINGS, _PARAMETERS, _GRADIENT,
         array("penalties", "float64", "a number for each row of weights"), *numbers("divisor", "float64"),

@@ -107,7 +107,7 @@ def test_all_that_takes_its_time_is_announced():
     layers = [Conv2D(2, 3), BatchNorm(), MaxPool2D(2), AveragePool2D(2), Flatten(), Dense(3), BatchNorm(), Dense(1)]
     parts = backend_module.compiled_parts(make_plan(Network((8, 8), layers), 4))
     assert set(parts) == set(backend_module.COMPILING_SECONDS)
-    quick = {"run_frame", "add_penalties", "clip", "multiply", "transpose", "interleave", "deinterleave"}
+    quick = {"run_frames", "add_penalties", "clip", "multiply", "transpose", "interleave", "deinterleave"}
     dropout = {"dropout", "dropout_in_groups", "dropout_backward"}
     layer_norm = {f"layer_norm_{way}" for way in ("forward", "backward", "sums")}
     named = [name for names in parts.values() for name in names]

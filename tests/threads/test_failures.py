@@ -66,13 +66,13 @@ def test_threads_do_not_wait_for_one_that_failed(monkeypatch: pytest.MonkeyPatch
     c_function = frame_module.c_function
 
     def failing_function(*of_what: Any) -> Any:
-        run_frame = c_function(*of_what)
+        run_frames = c_function(*of_what)
 
         def failing(*arguments: Any) -> None:
             thread, threads = arguments[-2:]
             if threads == 3 and thread == 1:
                 raise MemoryError("no room")
-            run_frame(*arguments)
+            run_frames(*arguments)
 
         return failing
 

@@ -26,7 +26,7 @@ class Frame:
 
         run_steps = kernel("run_steps", dtype)
         self._dtype, self._is_checked, self._signature = dtype, is_checked, run_steps.signature
-        self._function = c_function("run_frame", dtype)
+        self._function = c_function("run_frames", dtype)
         self.numbers = np.zeros(tables.FRAME_SIZE, np.int64)
         self._set_address()
         self._arguments: dict[str, Any] = {}
@@ -47,7 +47,7 @@ class Frame:
     def _set_address(self) -> None:
         self.address = address_of(self.numbers)
         # Made once: to convert them at each call would take longer than the call
-        self._alone = ctypes.c_void_p(self.address), ctypes.c_int64(0), ctypes.c_int64(1)
+        self._alone = ctypes.c_void_p(self.address), *map(ctypes.c_int64, (1, 0, 1))
 
     def replaced(self, **arguments: Any) -> Frame:
         """A frame that differs in these arguments."""
@@ -67,7 +67,7 @@ class Frame:
         if threads == 1:
             self._function(*self._alone)
         else:
-            self._function(self.address, thread, threads)
+            self._function(self.address, 1, thread, threads)
 
 
 def address_of(array: NDArray[Any]) -> int:

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ...kernels.cpu.calls import call_void
 
-# Places in a frame's call: the address of the kernel run_frame and what it takes, then the bounds of the one batch.
+# Places in a frame's call: the address of the kernel run_frames and what it takes, then the bounds of the one batch.
 # What users compile with cache=True knows them, and so the order of PredictionFrame's fields.
 ENTRY, NUMBERS, FIRST, ROWS = range(4)
 
@@ -65,7 +65,7 @@ def predict_frame(frame, rows):  # type: ignore[no-untyped-def]  # Numba types i
     if not 0 < rows <= len(frame.inputs):
         raise ValueError("rows must lie in 1 to the predictor's max_rows")
     frame.call[ROWS] = rows
-    call_void(frame.call[ENTRY], (frame.call[NUMBERS], 0, 1))
+    call_void(frame.call[ENTRY], (frame.call[NUMBERS], 1, 0, 1))
 
 
 class _Held:

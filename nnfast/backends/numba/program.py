@@ -397,7 +397,7 @@ class NumbaProgram(HostProgram):
         from .jit import PredictionFrame, holding
 
         rows = self.plan.rows
-        entry = kernel("run_frame", self.recipe.dtype).address
+        entry = kernel("run_frames", self.recipe.dtype).address
         call = np.array([entry, 0, 0, rows])  # ENTRY, NUMBERS, FIRST and ROWS of jit.py
         job = self._batch.job.copy()
         job[self._tables.MODE] = self._tables.EVALUATE
