@@ -91,6 +91,17 @@ def test_any_form_of_the_same_numbers_gives_the_same_step() -> None:
     assert all(result == results[0] for result in results)
 
 
+def test_arrays_that_are_plainly_valid_are_taken_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = learner(NUMBERS)
+    monkeypatch.delattr("nnfast.training.batches.converted")
+    for each in (own, copy.deepcopy(own)):
+        each.step(X[:4], X[:4, :2].copy())
+        each.forward(X[:4])
+        each.step_from(X[:4, :2].copy())
+        with pytest.raises(NameError, match="converted"):
+            each.step(X[:4], X[:4, :2])
+
+
 def test_one_output_takes_flat_numbers() -> None:
     results = []
     for y in (X[:5, 0], X[:5, :1]):

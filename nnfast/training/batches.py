@@ -83,7 +83,7 @@ class BatchChecks:
         """Whether it is a matrix of that many columns that needs no conversion, and certainly holds finite numbers."""
         return (
             type(array) is np.ndarray
-            and array.dtype is self.dtype
+            and array.dtype == self.dtype  # a copied dtype is another object
             and array.ndim == 2
             and array.shape[1] == columns
             and array.flags.c_contiguous
