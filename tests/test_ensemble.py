@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from safetensors.numpy import save_file
 
 from nnfast import Dense, DivergenceError, Ensemble, Model, Network, train, train_many
+from nnfast.backends import Backend
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
 from nnfast.data.targets import NumberTargets
@@ -120,6 +123,27 @@ def test_members_may_be_of_several_networks() -> None:
     np.testing.assert_array_equal(together.member_outputs(X), each)
 
 
+def test_an_ensemble_travels_and_serves_several_threads() -> None:
+    together = ensemble()
+    expected = together.member_outputs(X)
+    again = pickle.loads(pickle.dumps(together))
+    np.testing.assert_array_equal(again.member_outputs(X), expected)
+    with ThreadPoolExecutor(4) as pool:
+        for found in pool.map(lambda _: together.member_outputs(X), range(20)):
+            np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("rows", [1, 80, 3000])
+def test_every_member_computes_as_its_model_does(backend: Backend, rows: int) -> None:
+    wide = Network(4, [Dense(20, "relu"), Dense(3, "softmax")])
+    many = X[np.arange(rows) % 80]
+    together = Ensemble(
+        train_many([CLASSIFIER, wide, CLASSIFIER], X, LABELS, seed=[0, 1, 2], epochs=1, backend=backend)
+    )
+    for outputs, member in zip(together.member_outputs(many), together.members, strict=True):
+        np.testing.assert_array_equal(outputs, member.outputs(many))
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     model, path = train(CLASSIFIER, X, LABELS, epochs=1), tmp_path / "file.safetensors"
     model.save(path)
@@ -147,6 +171,7 @@ def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(TypeError, match=r"member 1 must be a Model, got DivergenceError.*: leave out"):
         Ensemble([model, DivergenceError("the loss became nan", model)])
     others = {
+        "a dtype": train(CLASSIFIER, X, LABELS, epochs=1, dtype="float64"),
         "a number of outputs": train(SINGLE, X, LABELS == "a", epochs=1),
         "an encoding of targets": train(CLASSIFIER, X, np.where(LABELS == "a", "d", LABELS), epochs=1),
         "a loss": train(CLASSIFIER, X, LABELS, epochs=1, loss="squared_error"),

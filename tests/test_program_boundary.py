@@ -94,6 +94,10 @@ CALLS: dict[str, tuple[Callable[[Program], Any], str]] = {
         lambda program: program.loss_and_gradient(labelled(0, 2)), r"labels must lie in \[0, 2\), got 0 to 2"
     ),
     "a negative label": (lambda program: program.bind(labelled(-1, 1)), r"labels must lie in \[0, 2\), got -1 to 1"),
+    "several vectors of another size": (
+        lambda program: program.predict_each(Source(np.zeros((4, 3))), np.zeros((2, 1)), np.zeros((2, 0))),
+        r"numbers (of shape|in) .*1",
+    ),
     "a vector of one number": (lambda program: setattr(program, "parameters", np.zeros(1)), r"\(1,\)"),
     "slots of another shape": (lambda program: setattr(program, "slots", np.zeros((1, 26))), r"\(1, 26\)"),
 }  # fmt: skip

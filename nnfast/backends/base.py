@@ -146,6 +146,18 @@ class Program(ABC):
     def predict(self, source: Source) -> Vector:
         """The outputs of all rows, (n_rows, output_size), on the device if the inputs are; targets are ignored."""
 
+    def predict_each(self, source: Source, parameters: Vector, states: Vector) -> Vector:
+        """The outputs of all rows by several vectors of parameters, (n_vectors, n_rows, output_size).
+
+        To the bit what predict() gives with each of them; which of them the program has afterwards is not said.
+        parameters: (n_vectors, parameter_count); states: (n_vectors, state_count), on the host.
+        """
+        found = []
+        for self.parameters, self.state in zip(parameters, states, strict=True):
+            found.append(self.predict(source))
+        stacked: Vector = array_module(found[0]).stack(found)
+        return stacked
+
     def step(
         self, inputs: NDArray[Any], targets: NDArray[Any], sample_weight: Vector | None, rate: float, number: int
     ) -> float:

@@ -5,14 +5,16 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import Backend
+from ..backends import Backend, check_place
 from ..data.table import Table
 from ..data.targets import ClassTargets
+from ..plans.plan import ROWS_AT_ONCE
 from ..plans.recipe import batch_divisor
 from ..support.arrays import array_module, to_host
 from ..support.checks import shown
@@ -20,9 +22,21 @@ from ..support.tensors import read_tensors, write_tensors
 from .answers import check_probabilities, predictions, probabilities
 from .metrics import score
 from .model import Model
-from .validation import check_row_numbers, check_sample_weight, encode_targets
+from .validation import check_row_numbers, check_sample_weight, encode_targets, make_source
 
 FORMAT = "nnfast ensemble 1"
+
+
+class Group:
+    """Members of one network, which one program computes one after the other.
+
+    places: among the members. parameters, states: of each, copies.
+    """
+
+    def __init__(self, places: list[int], members: list[Model]) -> None:
+        self.places, self.program = places, members[0].compile(ROWS_AT_ONCE)
+        self.parameters = np.stack([member.parameters for member in members])
+        self.states = np.stack([member.state for member in members])
 
 
 class Ensemble:
@@ -35,7 +49,7 @@ class Ensemble:
     ----------
     members
         Models, such as train_many() returns. Their networks may differ, but not the inputs that they read nor the
-        targets that they tell.
+        targets that they tell. Predictions are by the weights that they have when the first is made.
 
     Raises
     ------
@@ -69,6 +83,15 @@ class Ensemble:
                 raise ValueError(f"member {index} has {what} other than member 0: {reads[what]}, not {first[what]}")
         self._first = self.members[0]
         self.targets, self.inputs = self._first.targets, self._first.inputs
+        self._lock = Lock()
+        self._compiled: list[Group] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is copied and pickled: all but the programs and their lock."""
+        return vars(self) | {"_compiled": None, "_lock": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _lock=Lock())
 
     def __len__(self) -> int:
         return len(self.members)
@@ -77,10 +100,30 @@ class Ensemble:
         return f"Ensemble of {len(self)}, the first of them {self.members[0]!r}"
 
     def member_outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
-        """Every member's outputs, (n_members, n_rows, n_outputs), each to the bit what `Model.outputs` gives."""
-        outputs = [member.outputs(X) for member in self.members]
-        stacked: NDArray[Any] = array_module(outputs[0]).stack(outputs)
-        return stacked
+        """Every member's outputs, (n_members, n_rows, n_outputs), each to the bit what its `Model.outputs` gives."""
+        first = self._first
+        source = make_source(
+            X, None, None, network=first.network, loss=first.loss, dtype=first.parameters.dtype, inputs=self.inputs,
+            targets=self.targets, scale=first.input_scale,
+        )  # fmt: skip
+        shape = len(self), source.n_rows, first.network.output_size
+        outputs: NDArray[Any] = array_module(source.inputs).empty(shape, first.parameters.dtype)
+        with self._lock:
+            for group in self._groups():
+                check_place(group.program, source)
+                outputs[group.places] = group.program.predict_each(source, group.parameters, group.states)
+        return outputs
+
+    def _groups(self) -> list[Group]:
+        """The members by their networks, for the thread that holds the lock: a program has one workspace."""
+        if self._compiled is None:
+            by_network: dict[Any, list[int]] = {}
+            for place, member in enumerate(self.members):
+                by_network.setdefault((member.network, member.backend, member.threads), []).append(place)
+            self._compiled = [
+                Group(places, [self.members[place] for place in places]) for places in by_network.values()
+            ]
+        return self._compiled
 
     def outputs(self, X: ArrayLike | Table) -> NDArray[Any]:
         """The mean of the members' outputs, (n_rows, n_outputs)."""
@@ -209,6 +252,7 @@ def _reads(model: Model) -> dict[str, Any]:
         return f"{ {name: array.tolist() for name, array in arrays.items()} } {description}"
 
     return {
+        "a dtype": model.parameters.dtype.name,
         "an input shape": model.network.input_shape,
         "a number of outputs": model.network.output_size,
         "an output activation": model.network.output_layer.function.name,

@@ -27,7 +27,8 @@ class Frame:
         run_steps = kernel("run_steps", dtype)
         self._dtype, self._is_checked, self._signature = dtype, is_checked, run_steps.signature
         self._function = c_function("run_frames", dtype)
-        self.numbers = np.zeros(tables.FRAME_SIZE, np.int64)
+        self.numbers, self._count = np.zeros(tables.FRAME_SIZE, np.int64), 1
+        self._stacks: dict[str, Any] = {}
         self._set_address()
         self._arguments: dict[str, Any] = {}
         self.numbers[tables.AT_RUN_STEPS] = run_steps.address
@@ -47,7 +48,7 @@ class Frame:
     def _set_address(self) -> None:
         self.address = address_of(self.numbers)
         # Made once: to convert them at each call would take longer than the call
-        self._alone = ctypes.c_void_p(self.address), *map(ctypes.c_int64, (1, 0, 1))
+        self._alone = ctypes.c_void_p(self.address), *map(ctypes.c_int64, (self._count, 0, 1))
 
     def replaced(self, **arguments: Any) -> Frame:
         """A frame that differs in these arguments."""
@@ -57,17 +58,29 @@ class Frame:
         other.set(**arguments)
         return other
 
+    def repeated(self, **stacks: Any) -> Frame:
+        """Frames that run one after the other in one call, each with its own part of these arrays in C order."""
+        other = copy.copy(self)
+        other._stacks, other._count = stacks, len(next(iter(stacks.values())))
+        other.numbers = np.tile(self.numbers, (other._count, 1))
+        for name, stack in stacks.items():
+            other.numbers[:, self._places[name]] = address_of(stack) + stack.strides[0] * np.arange(other._count)
+        other._set_address()
+        return other
+
     def run(self, thread: int = 0, threads: int = 1) -> None:
         """Call run_steps, as number `thread` of `threads` threads."""
         if self._is_checked:
             from ...kernels.cpu.signatures import check_call
 
             given = self._arguments | {"pack": self._arguments["pack"][thread], "thread": thread, "threads": threads}
-            check_call("run_steps", self._signature, self._dtype, [given[p.name] for p in self._signature])
+            for k in range(self._count):
+                given |= {name: stack[k] for name, stack in self._stacks.items()}
+                check_call("run_steps", self._signature, self._dtype, [given[p.name] for p in self._signature])
         if threads == 1:
             self._function(*self._alone)
         else:
-            self._function(self.address, 1, thread, threads)
+            self._function(self.address, self._count, thread, threads)
 
 
 def address_of(array: NDArray[Any]) -> int:

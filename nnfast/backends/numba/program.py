@@ -392,6 +392,24 @@ class NumbaProgram(HostProgram):
         out[...] = written
         return out
 
+    def predict_each(self, source: Source, parameters: Vector, states: Vector) -> Vector:
+        rows, inputs, dtype = source.n_rows, source.inputs, self.recipe.dtype
+        if source.is_sparse or inputs.dtype.kind != "f" or rows > self.plan.rows:
+            return super().predict_each(source, parameters, states)
+        check_inputs(self.plan, source)
+        for array, size in ((parameters, self.plan.parameter_count), (states, self.plan.state_count)):
+            if array.shape != (len(parameters), size) or array.dtype != dtype:
+                raise ValueError(f"each has {size} numbers in {dtype}, got {array.dtype} of shape {array.shape}")
+        if self._checks:
+            self._check_batch(inputs, None, None)
+        outputs = np.empty((len(parameters), rows, self.plan.network.output_size), dtype)
+        self._batch.set_rows(self._tables.EVALUATE, inputs)
+        frames = self._batch.frame.repeated(
+            parameters=np.ascontiguousarray(parameters), state=np.ascontiguousarray(states), outputs=outputs
+        )
+        self._run_rows(frames, self._tables.EVALUATE, rows)
+        return outputs
+
     def frame(self) -> PredictionFrame:
         from ...kernels.cpu.catalogue import kernel
         from .jit import PredictionFrame, holding
