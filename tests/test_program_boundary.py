@@ -78,8 +78,9 @@ CALLS: dict[str, tuple[Callable[[Program], Any], str]] = {
     "inputs of another width": (
         lambda program: program.predict(Source(np.zeros((4, 2)))), r"inputs has shape \(4, 2\), but .* takes \(4, 3\)"
     ),
-    "inputs in another order": (
-        lambda program: program.predict(Source(np.zeros((3, 4)).T)), r"inputs must be in C order"
+    "numbers out of line": (
+        lambda program: program.predict(Source(np.zeros(97, np.uint8)[1:].view(float).reshape(3, 4).T)),
+        r"inputs must be in C order, or aligned in memory on the host"
     ),
     "fewer targets than rows": (
         lambda program: program.evaluate(replace(source(5), targets=np.zeros((4, 2)))), r"targets has shape \(4, 2\)"

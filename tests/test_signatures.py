@@ -61,6 +61,7 @@ def write_every_kind() -> None:
         formulas.update_kernel.__wrapped__(make(), T)
     for source in map(np.dtype, ("uint8", "float32", "float64")):
         gather.gather_kernel.__wrapped__(source, T, labels=False)
+        gather.copy_kernel.__wrapped__(source, T)
     gather.gather_kernel.__wrapped__(np.dtype(np.int64), T, labels=True)
     for index in map(np.dtype, ("int32", "int64")):
         gather.sparse_kernel.__wrapped__(T, index, T)
