@@ -93,6 +93,16 @@ FITS: dict[str, tuple[str, Callable[[Any], Any]]] = {
         "MLPClassifier",
         lambda kind: kind(**HIDDEN).fit(sp.csr_matrix(np.where(X > 1, np.inf, X)), LABELS),
     ),
+    "sparse X by columns": ("MLPClassifier", lambda kind: kind(**HIDDEN).fit(sp.csc_matrix(X), LABELS)),
+    "sparse X in another format": ("MLPClassifier", lambda kind: kind(**HIDDEN).fit(sp.bsr_matrix(X), LABELS)),
+    "sparse X of integers": ("MLPRegressor", lambda kind: kind(**HIDDEN).fit(sp.csr_array(LABELS[:, None]), X[:, 0])),
+    "sparse X without rows": ("MLPRegressor", lambda kind: kind().fit(sp.csr_matrix((0, 4)), X[:0, 0])),
+    "sparse X without numbers": ("MLPRegressor", lambda kind: kind(**HIDDEN).fit(sp.csr_array((30, 4)), X[:, 0])),
+    "other columns": ("MLPRegressor", lambda kind: kind(**HIDDEN).fit(X, X[:, 0]).predict(sp.csr_matrix(X[:, :3]))),
+    "NaN in sparse rows": (
+        "MLPRegressor",
+        lambda kind: kind(**HIDDEN).fit(X, X[:, 0]).predict(sp.csr_matrix(np.full((1, 4), np.nan))),
+    ),
     "other columns in partial_fit": (
         "MLPRegressor",
         lambda kind: kind(**HIDDEN).partial_fit(X, X[:, 0]).partial_fit(X[:, :3], X[:, 0]),

@@ -307,8 +307,10 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
             return minimised(packed_coef_inter)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
-        if check_input and not (are_plain_rows(X) and self._knows_columns_of(X)):
-            X = validate_data(self, networks.as_rows(self, X), accept_sparse=["csr", "csc"], reset=False)
+        if check_input:
+            X = networks.as_rows(self, X)
+            if not (are_plain_rows(X) and self._knows_columns_of(X)):
+                X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
         if self._are_few(X.shape[0]) and self._is_scikit_learns():
             return super()._forward_pass_fast(X, check_input=False)
         own = self.coefs_[0].dtype

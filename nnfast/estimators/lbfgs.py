@@ -71,31 +71,33 @@ class Objective:
         self._blocks = [(block, weight) for block, weight in weighted if weight != 0]
         self._is_mean = program.recipe.loss.reduction == "mean"
         self._divisor = sum(weight for _, weight in weighted) if self._is_mean else 1.0
-        # Where every number of the packed vector stands in ours, which has no intercepts for a layer without bias
-        sizes = [array.size for array in [*estimator.coefs_, *estimator.intercepts_]]
-        places = np.split(np.arange(sum(sizes)), np.cumsum(sizes)[:-1])
-        layers = len(estimator.coefs_)
-        weights = [part.reshape(W.shape) for part, W in zip(places[:layers], estimator.coefs_, strict=True)]
-        self._places = networks.flatten(plan, weights, places[layers:], np.int64)
-        self._weights = slice(0, sum(sizes[:layers]))
+        sizes = [array.size for array in (*estimator.coefs_, *estimator.intercepts_)]
+        self._places = [slice(end - size, end) for size, end in zip(sizes, np.cumsum(sizes).tolist(), strict=True)]
+        self._weights = slice(0, sum(sizes[: len(estimator.coefs_)]))
+        # Held from call to call: fresh memory takes longer than what is done with it
+        self._flat, self._slope = np.empty(plan.parameter_count), np.empty(self._weights.stop)
+        coefs, intercepts = networks.unflatten(plan, self._flat)
+        self._arrays = [*coefs, *intercepts]
 
     def __call__(self, packed: NDArray[Any]) -> tuple[float, NDArray[Any]]:
         """The loss and its gradient at a vector of all weights, then all intercepts, as scikit-learn packs them."""
         program = self._program
-        program.parameters = packed[self._places]
+        for array, place in zip(self._arrays, self._places, strict=True):
+            array[...] = packed[place].reshape(array.shape)
+        program.parameters = self._flat
         if len(self._blocks) == 1:
             loss, flat = program.loss_and_gradient(self._blocks[0][0])
         else:
-            loss, flat = 0.0, np.zeros(len(self._places))
+            loss, flat = 0.0, np.zeros(program.plan.parameter_count)
             for block, weight in self._blocks:
                 share = (weight if self._is_mean else 1.0) / self._divisor
                 block_loss, block_gradient = program.loss_and_gradient(block)
                 loss += block_loss * share
                 flat += block_gradient * share
-        gradient = np.zeros(len(packed))
-        gradient[self._places] = flat
+        coefs, intercepts = networks.unflatten(program.plan, flat)
+        gradient = np.concatenate([array.reshape(-1) for array in (*coefs, *intercepts)])
         W, strength = packed[self._weights], self._alpha / self._divisor
-        gradient[self._weights] += strength * W
+        gradient[self._weights] += np.multiply(W, strength, out=self._slope)
         return loss + 0.5 * strength * (W @ W), gradient
 
 

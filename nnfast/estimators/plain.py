@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .sources import FLOATS
 
-MOST_NUMBERS = 2**16  # in an array: with more, the checks are a small part, and these would need memory
+MOST_NUMBERS = 2**18  # in an array: with more, the checks are a small part, and these would need memory
 MOST_KEPT = 256  # sets of valid parameters
 WARNED_ROWS = 20  # with more, some versions of scikit-learn warn if classes outnumber half of them
 
@@ -30,14 +30,15 @@ def is_matrix_of_floats(X: Any) -> bool:
 
 
 def are_plain_rows(X: Any) -> bool:
-    """Whether X is a small matrix of finite floats."""
-    return (
-        type(X) is np.ndarray
-        and X.ndim == 2
-        and X.dtype in FLOATS
-        and 0 < X.size <= MOST_NUMBERS
-        and bool(np.isfinite(X).all())
-    )
+    """Whether X is a small matrix of finite floats, dense, CSR or CSC. A sparse one was checked by check_sparse."""
+    if not is_matrix_of_floats(X) or 0 in X.shape:
+        return False
+    numbers = X
+    if type(X) is not np.ndarray:
+        if X.format not in ("csr", "csc"):
+            return False
+        numbers = X.data
+    return numbers.size <= MOST_NUMBERS and bool(np.isfinite(numbers).all())
 
 
 def are_plain_numbers(y: Any, rows: int) -> bool:
