@@ -22,6 +22,7 @@ from nnfast.formulas.losses import LOSSES, Loss
 from nnfast.formulas.optimizers import adam, sgd
 from nnfast.plans.plan import make_plan
 from nnfast.plans.recipe import Recipe
+from tests.tolerances import PEER, difference
 
 pytestmark = pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 
@@ -243,6 +244,19 @@ def test_changed_parameters_find_no_program_of_the_old_ones() -> None:
         new = clone(reused).fit(X, abs(X[:, 0]))
         for W, expected in zip(reused.coefs_, new.coefs_, strict=True):
             np.testing.assert_array_equal(W, expected)
+
+
+def test_rows_of_a_network_with_many_parameters_start_no_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It would copy them, which a few hundred rows do not repay."""
+    estimator = MLPRegressor(**HIDDEN).fit(X, X[:, 0])
+    programs, many = compiled_by(monkeypatch), np.tile(X, (10, 1))
+    monkeypatch.setattr("nnfast.estimators.base.MANY_PARAMETERS", 1)
+    found = estimator.predict(many)
+    assert not programs
+    monkeypatch.undo()
+    programs = compiled_by(monkeypatch)
+    assert difference(found, estimator.predict(many)) < PEER
+    assert len(programs) == 1
 
 
 def test_formulas_are_not_written_anew_for_an_equal_plan_and_recipe(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -199,7 +199,7 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _knows_columns_of(self, X: NDArray[Any]) -> bool:
         """Whether plain rows have as many columns as fit's, which had no names that these would lack."""
-        known: bool = X.shape[1] == self.n_features_in_ and not hasattr(self, "feature_names_in_")
+        known: bool = X.shape[1] == getattr(self, "n_features_in_", None) and not hasattr(self, "feature_names_in_")
         return known
 
     def _note_classes(self, y: NDArray[Any], incremental: bool) -> None:
