@@ -8,7 +8,8 @@ Both fit the same data with the same parameters, seed and dtype, in turn (A B A 
 row, after one fit that loads what is loaded once; the medians count. With one thread, the process is pinned to one
 core and its CPU time is taken; with all, the time on the wall. A row counts only if both ran equally many epochs and
 came to equal scores. The first fit in a fresh process, with everything that loads, stands apart. So do predictions, of
-the same weights in both, and only where both give the same; the least of several runs counts.
+the same weights in both, and only where both give the same; the least of several runs counts. Calls on few rows have a
+table of their own, by estimator_calls.py.
 """
 
 from __future__ import annotations
@@ -178,6 +179,13 @@ def first_fit(library: str) -> float:
     return time.perf_counter() - start
 
 
+def small_calls(calls: int = 200) -> str:
+    """The table of calls on few rows."""
+    from benchmarks.estimator_calls import table
+
+    return table(calls)
+
+
 def in_a_process(call: str, one_thread: bool, **environment: str) -> Any:
     """What an expression of this module gives in a fresh process, pinned to one core if it has one thread."""
     environment = {**os.environ, **environment}
@@ -244,6 +252,7 @@ def table(datasets: list[str], dtypes: list[str], repeats: int) -> str:
                 if one_thread:
                     times = [f"{1e6 * one['sklearn']:.0f} / {1e6 * one['nnfast']:.0f}" for one in row["predictions"]]
                     predictions.append(f"| {name} | {dtype} | {' | '.join(times)} |")
+    predictions += ["", in_a_process("small_calls()", True)]
     print("\n".join(predictions), flush=True)
     with tempfile.TemporaryDirectory() as folder:
         cold = in_a_process("first_fit('nnfast')", False, NNFAST_CACHE_DIR=folder)

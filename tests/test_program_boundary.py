@@ -78,8 +78,9 @@ CALLS: dict[str, tuple[Callable[[Program], Any], str]] = {
     "inputs of another width": (
         lambda program: program.predict(Source(np.zeros((4, 2)))), r"inputs has shape \(4, 2\), but .* takes \(4, 3\)"
     ),
-    "inputs in another order": (
-        lambda program: program.predict(Source(np.zeros((3, 4)).T)), r"inputs must be in C order"
+    "numbers out of line": (
+        lambda program: program.predict(Source(np.zeros(97, np.uint8)[1:].view(float).reshape(3, 4).T)),
+        r"inputs must be in C order, or aligned in memory on the host"
     ),
     "a measured row beyond the source": (
         lambda program: program.evaluate(source(5), np.array([0, 5])), r"rows must lie in \[0, 5\), got 0 to 5"

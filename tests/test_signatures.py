@@ -52,15 +52,16 @@ def write_every_kind() -> None:
     """All that users can ask for, as each kind of formula has a text of its own."""
     for activation in ACTIVATIONS.values():
         if not activation.is_row_operation:
-            formulas.value_kernel(activation, T)
-            formulas.derivative_kernel(activation, T)
+            formulas.value_kernel.__wrapped__(activation, T)
+            formulas.derivative_kernel.__wrapped__(activation, T)
         for loss in LOSSES.values():
             if lies_within(activation.range, loss.domain):
-                formulas.loss_kernel(activation, loss, T)
+                formulas._loss_kernel.__wrapped__(activation, loss, T)
     for make in OPTIMIZERS.values():
-        formulas.update_kernel(make(), T)
+        formulas.update_kernel.__wrapped__(make(), T)
     for source in map(np.dtype, ("uint8", "float32", "float64")):
         gather.gather_kernel.__wrapped__(source, T, labels=False)
+        gather.copy_kernel.__wrapped__(source, T)
     gather.gather_kernel.__wrapped__(np.dtype(np.int64), T, labels=True)
     for index in map(np.dtype, ("int32", "int64")):
         gather.sparse_kernel.__wrapped__(T, index, T)

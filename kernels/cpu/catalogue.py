@@ -142,6 +142,7 @@ WRITTEN: dict[str, tuple[str, Signature]] = {
     "gather": ("gather", _GATHER),
     "one_hot": ("gather", _GATHER),
     "gather_csr": ("gather", _GATHER),
+    "copy_rows": ("gather", (array("parts", "int64", "(6,)"), *numbers("n columns"))),
     "sparse_extents": ("sparse", (*_GATHER[:-1], array("out", "int64", "(n, 2)"))),
     "sparse_outputs": ("sparse", (
         _ROW, _PARAMETERS, array("bias", "T", "the layer's units"), _WORKSPACE, *numbers("n first last"),

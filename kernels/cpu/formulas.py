@@ -20,6 +20,7 @@ small network is all of it.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from textwrap import indent
 from typing import Any
 
@@ -32,6 +33,8 @@ from nnfast.formulas.optimizers import Optimizer
 
 from .catalogue import written
 from .compilation import Kernel
+
+KEPT = 64  # kernels of each kind, so that a formula is not written anew for every program
 
 _HEADER = """from math import sqrt
 import numpy as np
@@ -103,11 +106,13 @@ _UPDATE = """def kernel(p, g, slots, values, n, start, stop):
 {places}{elements}"""
 
 
+@lru_cache(KEPT)
 def value_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
     """The hidden layers' activation. Where its derivative does not name z, a is z itself and z is overwritten."""
     return written("value", value_text(activation, dtype), dtype)
 
 
+@lru_cache(KEPT)
 def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
     """The hidden layers' derivative, applied to dLoss/da."""
     return written("derivative", derivative_text(activation, dtype), dtype)
@@ -115,9 +120,16 @@ def derivative_kernel(activation: Activation, dtype: np.dtype[Any]) -> Kernel:
 
 def loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any]) -> Kernel:
     """Output activation, loss and dLoss/dz in one pass. k: the activation's constants, then the loss's."""
+    return _loss_kernel(activation, loss, dtype, loss.reported, loss.reported_within)
+
+
+@lru_cache(KEPT)
+def _loss_kernel(activation: Activation, loss: Loss, dtype: np.dtype[Any], *reported: Any) -> Kernel:
+    """reported: what the text depends on besides, though losses are not compared by it."""
     return written("loss", loss_text(activation, loss, dtype), dtype)
 
 
+@lru_cache(KEPT)
 def update_kernel(optimizer: Optimizer, dtype: np.dtype[Any]) -> Kernel:
     """One step of the optimizer over the flat vectors. slots: all state vectors, one behind the other."""
     return written("update", update_text(optimizer, dtype), dtype)

@@ -26,6 +26,8 @@ from .passes import Passes, Vector
 class Source:
     """The rows that a program reads, as host arrays in C order; inputs may be a CuPy array where a program reads it.
 
+    Inputs on the host may be in any order in memory, so that a large matrix in Fortran order needs no copy.
+
     inputs: (n_rows, input_size) in the program's dtype, or uint8; or in the other float dtype, converted as they are
     gathered; or a scipy.sparse CSR matrix of either float dtype, whose rows are filled in with zeros as they are
     gathered.
@@ -409,15 +411,22 @@ def weight_of(source: Source, rows: NDArray[np.int64] | None) -> float:
 
 def check_inputs(plan: Plan, source: Source) -> None:
     """check_source, for what looks at no targets."""
-    _check_array("inputs", source.inputs, (source.n_rows, plan.inputs.shape[1]))
+    inputs = source.inputs
+    _check_shape("inputs", inputs, (source.n_rows, plan.inputs.shape[1]))
+    # Sparse rows have no flags
+    if not (source.is_sparse or inputs.flags.c_contiguous or (not is_on_device(inputs) and inputs.flags.aligned)):
+        raise ValueError("inputs must be in C order, or aligned in memory on the host: inputs.copy()")
 
 
 def _check_array(name: str, array: Any, shape: tuple[int, ...]) -> None:
+    _check_shape(name, array, shape)
+    if not array.flags.c_contiguous:
+        raise ValueError(f"{name} must be in C order: np.ascontiguousarray({name})")
+
+
+def _check_shape(name: str, array: Any, shape: tuple[int, ...]) -> None:
     if array.shape != shape:
         raise ValueError(f"{name} has shape {array.shape}, but the program takes {shape}")
-    flags = getattr(array, "flags", None)  # which sparse rows do not have
-    if flags is not None and not flags.c_contiguous:
-        raise ValueError(f"{name} must be in C order: np.ascontiguousarray({name})")
 
 
 def check_stretch(

@@ -21,7 +21,6 @@ from sklearn.utils.validation import _check_sample_weight, check_is_fitted, vali
 
 from ..backends import Backend, Source
 from ..formulas.activations import ACTIVATIONS, ALIASES, Activation
-from ..formulas.optimizers import sgd
 from ..formulas.schedules import SCHEDULES, Schedule
 from ..networks.network import Network
 from ..plans.plan import ROWS_AT_ONCE
@@ -31,12 +30,16 @@ from ..support.threads import MAX_THREADS
 from . import networks
 from .conversion import SCIKIT_LEARNS_NAMES, from_sklearn, to_sklearn
 from .held_out import MONITORS, Judgement
-from .lbfgs import Objective, check_parameters
+from .lbfgs import check_parameters, objective
+from .plain import are_plain_rows, check_once, is_matrix_of_floats
 from .programs import Programs, backend_for_prediction
 from .sources import make_inputs
 from .stochastic import StochasticFit
 
-FEW_ROWS = 256  # up to this many use scikit-learn's forward pass; starting a program would take longer
+# Up to FEW_ROWS rows use scikit-learn's forward pass, which is over before a program has begun. A program also copies
+# the parameters: where there are many, it pays only with more rows than it computes at once.
+FEW_ROWS = 256
+MANY_PARAMETERS = 2**17
 
 # Methods of scikit-learn's that its loop calls and compiled steps do not: a subclass's own would have no effect.
 STEP_METHODS = ("_backprop", "_compute_loss_grad", "_forward_pass")
@@ -175,11 +178,32 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
 
     def _validate_input(self, X: Any, y: Any, incremental: bool, reset: bool) -> tuple[Any, Any]:
         """scikit-learn's checks. Bytes stay bytes, an eighth of float64: each batch is converted as it is gathered."""
+        encoded = self._encode_plain(y, X.shape[0], incremental) if is_matrix_of_floats(X) else None
+        if encoded is not None:
+            if are_plain_rows(X) and (reset or self._knows_columns_of(X)):
+                if reset:
+                    self.n_features_in_ = X.shape[1]
+                    self.__dict__.pop("feature_names_in_", None)
+            else:
+                X = validate_data(self, X, accept_sparse=["csr", "csc"], dtype=(np.float64, np.float32), reset=reset)
+            self._note_classes(y, incremental)
+            return X, encoded
         if isinstance(X, np.ndarray) and X.ndim == 2 and X.dtype == np.uint8:
             numbers = np.broadcast_to(np.float64(0), X.shape)  # of the same shape, and no less finite
             return np.asarray(X), super()._validate_input(numbers, y, incremental, reset)[1]
         checked: tuple[Any, Any] = super()._validate_input(X, y, incremental, reset)
         return checked
+
+    def _validate_params(self) -> None:
+        check_once(self, super()._validate_params)
+
+    def _knows_columns_of(self, X: NDArray[Any]) -> bool:
+        """Whether plain rows have as many columns as fit's, which had no names that these would lack."""
+        known: bool = X.shape[1] == getattr(self, "n_features_in_", None) and not hasattr(self, "feature_names_in_")
+        return known
+
+    def _note_classes(self, y: NDArray[Any], incremental: bool) -> None:
+        """Set what else scikit-learn's _validate_input sets, of plain targets; a classifier's classes."""
 
     def _weigh(self, y: NDArray[Any], sample_weight: Any, incremental: bool) -> Any:
         """Sample weights with what else weighs a row; a classifier's classes do."""
@@ -259,11 +283,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         # SciPy rounds every point it asks for to the dtype of the first: from float32 it would see a rough function.
         self.coefs_ = [W.astype(np.float64, copy=False) for W in self.coefs_]
         self.intercepts_ = [b.astype(np.float64, copy=False) for b in self.intercepts_]
-        self._objective = Objective(self, X, y, sample_weight)
-        try:
-            super()._fit_lbfgs(X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, units)
-        finally:
-            del self._objective
+        with objective(self, X, y, sample_weight) as self._objective:
+            try:
+                super()._fit_lbfgs(X, y, sample_weight, activations, deltas, coef_grads, intercept_grads, units)
+            finally:
+                del self._objective
 
     def _loss_grad_lbfgs(
         self,
@@ -277,13 +301,17 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         intercept_grads: Any,
     ) -> tuple[float, NDArray[Any]]:
         self._unpack(packed_coef_inter)
-        objective = vars(self).get("_objective") or Objective(self, X, y, sample_weight)
-        return objective(packed_coef_inter)
+        if minimised := vars(self).get("_objective"):
+            return minimised(packed_coef_inter)
+        with objective(self, X, y, sample_weight) as minimised:
+            return minimised(packed_coef_inter)
 
     def _forward_pass_fast(self, X: Any, check_input: bool = True) -> NDArray[Any]:
         if check_input:
-            X = validate_data(self, networks.as_rows(self, X), accept_sparse=["csr", "csc"], reset=False)
-        if X.shape[0] <= FEW_ROWS and self._is_scikit_learns():
+            X = networks.as_rows(self, X)
+            if not (are_plain_rows(X) and self._knows_columns_of(X)):
+                X = validate_data(self, X, accept_sparse=["csr", "csc"], reset=False)
+        if self._are_few(X.shape[0]) and self._is_scikit_learns():
             return super()._forward_pass_fast(X, check_input=False)
         own = self.coefs_[0].dtype
         found = own if self.dtype is not None else np.result_type(X.dtype, own)
@@ -293,7 +321,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         plan = networks.make_room(network, 1, ROWS_AT_ONCE)
 
         def compile_program() -> Any:
-            return backend_for_prediction(self.backend, self.threads).compile(plan, Recipe(loss, sgd(), dtype))
+            recipe = Recipe(loss, networks.NO_STEPS, dtype)
+            return backend_for_prediction(self.backend, self.threads).compile(plan, recipe)
 
         programs = vars(self).get("_programs") or Programs()
         key = ("predict", network, str(self.backend), self.threads, dtype, loss.name)
@@ -309,6 +338,11 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         check_unmasked(sample_weight, "sample_weight")
         score: float = super().score(X, y, sample_weight)
         return score
+
+    def _are_few(self, rows: int) -> bool:
+        """Whether scikit-learn's forward pass takes less time for this number of rows than a program."""
+        size = sum(W.size for W in self.coefs_)
+        return rows <= (FEW_ROWS if size < MANY_PARAMETERS else ROWS_AT_ONCE)
 
     def _is_scikit_learns(self) -> bool:
         """Whether scikit-learn's own forward pass would give the same, on the same kind of processor."""

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn import neural_network
+from sklearn.preprocessing import LabelBinarizer
 from sklearn.utils._param_validation import StrOptions
 from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.validation import column_or_1d
@@ -15,6 +16,7 @@ from sklearn.utils.validation import column_or_1d
 from ..formulas.losses import LOSSES, Loss
 from .base import Choice, FastMultilayerPerceptron
 from .documentation import documented
+from .plain import are_plain_labels, encoded
 
 
 @documented
@@ -152,6 +154,27 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
             )
         weights = compute_sample_weight(self.class_weight, self._label_binarizer.inverse_transform(y))
         return weights if sample_weight is None else weights * sample_weight
+
+    def _encode_plain(self, y: Any, rows: int, incremental: bool) -> NDArray[np.bool_] | None:
+        """What scikit-learn's _validate_input makes of plain labels; None where it is to look."""
+        if not are_plain_labels(y, rows):
+            return None
+        if self._learns_classes(incremental):
+            return encoded(y, np.unique(y), all_present=True)
+        binarizer = self._label_binarizer
+        if binarizer.y_type_ not in ("binary", "multiclass") or not np.array_equal(binarizer.classes_, self.classes_):
+            return None
+        return encoded(y, binarizer.classes_, all_present=self.warm_start)
+
+    def _note_classes(self, y: NDArray[Any], incremental: bool) -> None:
+        if self._learns_classes(incremental):
+            self._label_binarizer = binarizer = LabelBinarizer()
+            binarizer.classes_ = self.classes_ = np.unique(y)
+            binarizer.y_type_, binarizer.sparse_input_ = "multiclass" if len(self.classes_) > 2 else "binary", False
+
+    def _learns_classes(self, incremental: bool) -> bool:
+        """Whether this call decides which classes there are, as scikit-learn's _validate_input has it."""
+        return not hasattr(self, "classes_") or not (self.warm_start or incremental)
 
     def _encode_held_out(self, y: Any) -> NDArray[np.bool_]:
         if self._label_binarizer.y_type_ != "multilabel-indicator":

@@ -7,7 +7,7 @@ outputs, though its gradient does not, and clips probabilities before it takes t
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -19,15 +19,18 @@ from numpy.typing import NDArray
 from ..formulas.activations import ACTIVATIONS, Activation, get_activation
 from ..formulas.intervals import lies_within
 from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
+from ..formulas.optimizers import sgd
 from ..models.validation import check_row_shape
 from ..networks.layers import Dense, Dropout, Flatten, Layer
 from ..networks.network import Network
 from ..plans.operations import Span
 from ..plans.plan import Plan, make_plan
+from ..plans.recipe import Recipe
 from ..support.checks import check_unmasked
 from .sources import check_sparse
 
 OUTPUT_ACTIVATIONS = ("identity", "exp", "logistic", "softmax")  # in the order in which a loss's domain is tried
+NO_STEPS = sgd()  # for programs that make none
 SPARE_ELEMENTS = 2**23  # of a workspace, for more rows than a batch has
 
 
@@ -166,6 +169,12 @@ def make_room(network: Network, rows: int, spare: int) -> Plan:
     """A plan for batches of `rows` rows, or, where the network is small, of up to `spare`, for evaluation."""
     per_row = sum(math.prod(shape) for shape in network.shapes)
     return make_plan(network, max(1, rows, min(spare, SPARE_ELEMENTS // per_row)))
+
+
+def program_key(estimator: Any, plan: Plan, recipe: Recipe) -> Hashable:
+    """What a compiled program depends on, with what of a loss is shown, by which losses are not compared."""
+    shown = recipe.loss.reported, recipe.loss.reported_within
+    return plan.network, plan.rows, str(estimator.backend), estimator.threads, recipe, *shown
 
 
 def flatten(plan: Plan, coefs: Sequence[NDArray[Any]], intercepts: Sequence[NDArray[Any]], dtype: Any) -> NDArray[Any]:

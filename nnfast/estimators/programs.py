@@ -10,6 +10,7 @@ from typing import Any
 from ..backends import Backend, BackendUnavailableError, Program, get_backend
 
 MAX_PROGRAMS = 8
+IDLE_BYTES = 2**26  # of all idle programs but the last; each holds parameters, slots and a workspace
 
 
 class Programs:
@@ -28,7 +29,15 @@ class Programs:
         program = self._take(key) or compile_program()
         yield program  # not taken back after an error: it may be half-way through something
         self._idle.append((key, program))
-        del self._idle[:-MAX_PROGRAMS]
+        del self._idle[: self._surplus()]  # in place: another thread may be taking one
+
+    def _surplus(self) -> int:
+        """How many of the oldest are too many."""
+        sizes = [_bytes(program) for _, program in self._idle.copy()]
+        surplus = max(0, len(sizes) - MAX_PROGRAMS)
+        while surplus < len(sizes) - 1 and sum(sizes[surplus:]) > IDLE_BYTES:
+            surplus += 1
+        return surplus
 
     def _take(self, key: Hashable) -> Program | None:
         for entry in reversed(self._idle.copy()):
@@ -42,6 +51,12 @@ class Programs:
 
     def __reduce__(self) -> tuple[Any, tuple[()]]:
         return Programs, ()
+
+
+def _bytes(program: Program) -> int:
+    """About how much memory a program holds."""
+    vectors = 2 + len(program.recipe.optimizer.slots)
+    return (program.plan.workspace_size + vectors * program.plan.parameter_count) * program.recipe.dtype.itemsize
 
 
 def backend_for_prediction(name: str | Backend, threads: int | None) -> Backend:

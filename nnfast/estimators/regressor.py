@@ -13,6 +13,7 @@ from ..formulas.losses import LOSSES, Loss, get_loss
 from .base import Choice, FastMultilayerPerceptron
 from .documentation import documented
 from .networks import output_activation
+from .plain import are_plain_numbers
 
 
 @documented
@@ -142,6 +143,10 @@ class MLPRegressor(FastMultilayerPerceptron, neural_network.MLPRegressor):
         super()._choose_output_activation()
         if self.network is None and self.loss not in ("squared_error", "poisson"):
             self.out_activation_ = output_activation(get_loss(self.loss))
+
+    def _encode_plain(self, y: Any, rows: int, incremental: bool) -> NDArray[Any] | None:
+        """What scikit-learn's _validate_input makes of plain numbers; None where it is to look."""
+        return y if are_plain_numbers(y, rows) else None
 
     def _encode_held_out(self, y: Any) -> NDArray[Any]:
         y = check_array(y, ensure_2d=False, dtype="numeric", input_name="y")

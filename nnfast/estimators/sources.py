@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from ..backends import Source
 from ..models.validation import converted
 from ..networks.network import Network
+from ..support.arrays import readable
 
 FLOATS = np.dtype(np.float32), np.dtype(np.float64)
 
@@ -57,7 +58,7 @@ def make_inputs(X: Any, dtype: np.dtype[Any]) -> Any:
         indices, starts = np.ascontiguousarray(X.indices, index), np.ascontiguousarray(X.indptr)
         fits = data is X.data and indices is X.indices and starts is X.indptr
         return X if fits else type(X)((data, indices, starts), shape=X.shape)
-    return np.ascontiguousarray(X, None if X.dtype in FLOATS or X.dtype == np.uint8 else dtype)
+    return readable(X, X.dtype if X.dtype in FLOATS or X.dtype == np.uint8 else dtype)
 
 
 def make_source(X: Any, y: NDArray[Any], sample_weight: Any, network: Network, dtype: np.dtype[Any]) -> Source:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from contextlib import nullcontext
 from functools import lru_cache
 from typing import Any
@@ -157,9 +156,7 @@ class StochasticFit:
 
         if not self.incremental:
             return nullcontext(compile_program())
-        shown = self.loss.reported, self.loss.reported_within  # which losses are not compared by
-        key: Hashable = (self.network, self.plan.rows, str(e.backend), e.threads, recipe, *shown)
-        return e._programs.lend(key, compile_program)
+        return e._programs.lend(networks.program_key(e, self.plan, recipe), compile_program)
 
     def _formulas(self) -> Optimizer:
         """nnfast's optimizer of the same arithmetic."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -16,7 +17,7 @@ from ..formulas.activations import ACTIVATIONS
 from ..formulas.losses import LOSSES, Loss, check_target_values
 from ..networks.network import Network
 from ..plans.plan import Plan
-from ..support.arrays import array_module, is_on_device, to_host
+from ..support.arrays import array_module, is_on_device, readable, to_host
 from ..support.checks import check_unmasked
 
 _BYTES = np.dtype(np.uint8)
@@ -26,11 +27,11 @@ FEW = 4096  # numbers: adding up their squares is over sooner than their sum, an
 def check_inputs(
     X: ArrayLike | Table, network: Network, dtype: np.dtype[Any], encoding: InputEncoding | None
 ) -> NDArray[Any]:
-    """The rows of X as a C-order matrix (n_rows, input_size), in `dtype` or, for bytes, uint8.
+    """The rows of X as a matrix (n_rows, input_size), in `dtype` or, for bytes, uint8.
 
     X: (n_rows, *input_shape) or (n_rows, input_size); grey images may come with or without an axis of one channel. An
-    array that is so already is not copied; one on a CUDA device stays there. Raises TypeError or ValueError for a wrong
-    shape or kind, and for NaN and infinity with row and column.
+    array that is so already is not copied, whatever its order in memory; one on a CUDA device stays there. Raises
+    TypeError or ValueError for a wrong shape or kind, and for NaN and infinity with row and column.
     """
     if getattr(X, "tocsr", None):
         raise TypeError(
@@ -50,7 +51,7 @@ def check_inputs(
     if inputs.ndim == 0 or len(inputs) == 0:
         raise ValueError("X has no rows")
     check_row_shape(inputs.shape, network)
-    return converted(inputs.reshape(len(inputs), -1), _BYTES if inputs.dtype == _BYTES else dtype, "X")
+    return converted(inputs.reshape(len(inputs), -1), _BYTES if inputs.dtype == _BYTES else dtype, "X", readable)
 
 
 def check_row_shape(shape: tuple[int, ...], network: Network) -> None:
@@ -107,8 +108,15 @@ def check_state(plan: Plan, state: NDArray[Any]) -> None:
             raise ValueError(f"initial_state: {name} must be finite, and a variance not negative, got {values}")
 
 
-def converted(values: Any, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
-    """The values in `dtype` and C order, on the device that they are on; not copied if they are so already.
+def contiguous(values: Any, dtype: np.dtype[Any]) -> Any:
+    """The values in `dtype` and C order, where they are; not copied if they are so already."""
+    return array_module(values).ascontiguousarray(values, dtype)
+
+
+def converted(
+    values: Any, dtype: np.dtype[Any], name: str, convert: Callable[[Any, np.dtype[Any]], Any] = contiguous
+) -> NDArray[Any]:
+    """The values in `dtype`, as `convert` makes them.
 
     Raises ValueError, with row and column, for a NaN, an infinity, and a number that `dtype` has no room for.
     """
@@ -117,7 +125,7 @@ def converted(values: Any, dtype: np.dtype[Any], name: str) -> NDArray[Any]:
         ready: NDArray[Any] = values
         return ready
     with np.errstate(all="ignore"):  # what overflows is told below
-        cast: NDArray[Any] = array_module(values).ascontiguousarray(values, dtype)
+        cast: NDArray[Any] = convert(values, dtype)
         # A sum that overflows is looked into
         if dtype.kind != "f" or math.isfinite(cast.sum()):
             return cast

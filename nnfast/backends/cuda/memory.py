@@ -20,6 +20,7 @@ HEADER = 3  # words before the records of a stretch's steps; see kernels/cuda/co
 RECORD = 3  # words of a step's record
 
 STAGED_BYTES = 1 << 20  # that are sent by way of page-locked memory at most
+BLOCK_BYTES = 1 << 24  # that are brought into C order at once
 
 NO_TARGETS, LABELS, NUMBERS = range(3)  # the kinds of targets, as row_loss.cu tells them apart
 
@@ -91,14 +92,19 @@ def upload(xp: Any, source: Source, dtype: np.dtype[Any], device: int) -> Device
 def _send(xp: Any, array: Any) -> Any:
     """A host array on the device, which CuPy's asarray would send by way of page-locked memory.
 
-    Of that CuPy takes the next power of two bytes, and keeps it: for rows as many as fit into a device, too much.
+    Of that CuPy takes the next power of two bytes, and keeps it: for rows as many as fit into a device, too much. What
+    is not in C order is brought into it block by block.
     """
-    if is_on_device(array) or array.nbytes <= STAGED_BYTES:
-        return xp.asarray(array)
+    if is_on_device(array):
+        return array
+    if array.nbytes <= STAGED_BYTES:
+        return xp.asarray(np.ascontiguousarray(array))
     there = xp.empty(array.shape, array.dtype)
-    host = np.ascontiguousarray(array)
-    there.set(host)
-    xp.cuda.get_current_stream().synchronize()  # until then the device may read what was sent
+    rows = len(array) if array.flags.c_contiguous else max(1, len(array) * BLOCK_BYTES // array.nbytes)
+    for first in range(0, len(array), rows):
+        host = np.ascontiguousarray(array[first : first + rows])
+        there[first : first + rows].set(host)
+        xp.cuda.get_current_stream().synchronize()  # until then the device may read what was sent
     return there
 
 

@@ -6,10 +6,13 @@ import copy
 import ctypes
 from collections.abc import Callable
 from functools import cache
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from ...kernels.cpu.compilation import Kernel
 
 
 class Frame:
@@ -94,10 +97,14 @@ def address_of(array: NDArray[Any]) -> int:
 
 @cache
 def c_function(name: str, dtype: np.dtype[Any]) -> Callable[..., None]:
-    """A kernel as a C function, which takes addresses and numbers."""
+    """A kernel of the catalogue as a C function, which takes addresses and numbers."""
     from ...kernels.cpu.catalogue import kernel
 
-    compiled = kernel(name, dtype)
+    return as_c_function(kernel(name, dtype))
+
+
+def as_c_function(compiled: Kernel) -> Callable[..., None]:
+    """A kernel as a C function, which takes addresses and numbers."""
     types: dict[str, Any] = {"int64": ctypes.c_int64, "uint64": ctypes.c_uint64, "float64": ctypes.c_double}
     kinds = (types[p.dtype] if p.shape is None else ctypes.c_void_p for p in compiled.signature)
     return ctypes.CFUNCTYPE(None, *kinds)(compiled.address)

@@ -25,6 +25,7 @@ from ..base import (
 )
 from . import announcement
 from .batch import COPIED_BYTES, Batch, StepValues
+from .blocks import block, in_c_order, step_blocks
 from .frame import Frame
 from .table import Table
 
@@ -173,7 +174,7 @@ class NumbaProgram(HostProgram):
         self._source = source
         # Compiles or loads the remaining kernels now, so that no epoch's seconds hold that
         self._load_update()
-        self._describe(source)
+        self._describe(source if in_c_order(source) else block(source, np.arange(0), self.recipe.dtype))
 
     def _load_update(self) -> None:
         """Have the optimizer's kernel, without which a program that only predicts can do."""
@@ -222,7 +223,35 @@ class NumbaProgram(HostProgram):
         totals: NDArray[np.float64],
         first_step: int = 0,
     ) -> tuple[NDArray[np.float64], Vector]:
-        """Hand one stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
+        """Hand a stretch to the compiled epoch; returns the steps' losses, and the outputs when evaluating."""
+        if in_c_order(source):
+            return self._run_stretch(mode, source, order, bounds, values, totals, first_step)
+        done = []
+        for steps in step_blocks(source, bounds):
+            within = bounds[steps.start : steps.stop + 1]
+            part = block(source, order[within[0] : within[-1]], self.recipe.dtype)
+            done.append(
+                self._run_stretch(
+                    mode, part, np.arange(part.n_rows), within - within[0], values[steps], totals[steps],
+                    first_step + steps.start,
+                )
+            )  # fmt: skip
+            del part
+            self._described = None  # so that two blocks are not held at once
+        losses, outputs = zip(*done, strict=True)
+        return np.concatenate(losses), np.concatenate(outputs)
+
+    def _run_stretch(
+        self,
+        mode: int,
+        source: Source,
+        order: NDArray[np.int64],
+        bounds: NDArray[np.int64],
+        values: Vector,
+        totals: NDArray[np.float64],
+        first_step: int,
+    ) -> tuple[NDArray[np.float64], Vector]:
+        """One stretch of a source that lies as gathering takes it."""
         tables, dtype = self._tables, self.recipe.dtype
         if self._checks:
             self._checks.check_call(self.plan, dtype, source, order, bounds)

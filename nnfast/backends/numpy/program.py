@@ -119,9 +119,11 @@ class NumpyProgram(HostProgram):
 
     def _scaled(self, source: Source, rows: Any) -> Array:
         inputs = source.inputs[rows]
-        if source.is_sparse and not self.plan.begins_dense:
-            inputs = inputs.toarray()  # a dense layer multiplies sparse rows as they are
-        inputs = inputs.astype(self.recipe.dtype, copy=False)
+        if source.is_sparse and self.plan.begins_dense:
+            inputs = inputs.astype(self.recipe.dtype, copy=False)  # a dense layer multiplies sparse rows as they are
+        else:
+            dense = inputs.toarray() if source.is_sparse else inputs
+            inputs = np.ascontiguousarray(dense, self.recipe.dtype)  # a BLAS may round otherwise in another order
         return inputs if source.scale == 1 else inputs * self.recipe.dtype.type(source.scale)
 
     def _gather(self, source: Source, rows: NDArray[np.int64]) -> tuple[Array, Array, Array]:
