@@ -71,6 +71,13 @@ class NameTakenError(FormulaError):
 
 def check(text: str, names: Iterable[str]) -> frozenset[str]:
     """Parse `text`, raise FormulaError if it is outside the grammar, and return the names it uses."""
+    if not isinstance(text, str):
+        raise FormulaError(f"a formula is a text, got {text!r}")
+    return _names_used(text, tuple(names))
+
+
+@functools.lru_cache(256)
+def _names_used(text: str, names: tuple[str, ...]) -> frozenset[str]:
     code = Code("numpy")
     code.add(text, {name: name for name in names})
     return frozenset(code.used)
@@ -94,8 +101,6 @@ class Code:
 
         variables: for every name the formula may use, the variable that holds it in the kernel.
         """
-        if not isinstance(text, str):
-            raise FormulaError(f"a formula is a text, got {text!r}")
         if len(text) > MAX_LENGTH:
             raise FormulaError(
                 f"formula has {len(text)} characters; at most {MAX_LENGTH} are allowed: {text[:60]!r}..."
