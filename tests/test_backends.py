@@ -22,6 +22,7 @@ from nnfast.backends.base import lacking
 from nnfast.backends.cuda.images import ImageProgram
 from nnfast.backends.numpy import NumpyBackend
 from nnfast.cli import main
+from nnfast.kernels.cpu import registers
 from nnfast.kernels.cpu.registers import fuses_multiply_add
 from nnfast.plans.operations import DenseOperation, DropoutOperation
 from nnfast.plans.plan import Plan, make_plan
@@ -101,6 +102,7 @@ def find_spec(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
 def test_auto_says_what_it_chose_and_why(monkeypatch: pytest.MonkeyPatch, find_spec: dict[str, Any]) -> None:
     features = {"fma": True}
     monkeypatch.setattr("llvmlite.binding.get_host_cpu_features", lambda: features)
+    monkeypatch.setattr(registers, "_fuses", registers._fuses.__wrapped__)  # which would remember this processor
     assert get_backend("auto").choice == "auto chose numba"
     features["fma"] = False
     choice = get_backend("auto").choice

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import cache
 from typing import Any
 
 import llvmlite.binding
@@ -37,11 +38,16 @@ def fuses_multiply_add() -> bool:
     Where it is none, LLVM calls the C library for every number. x86 processors before 2013 lack it, and small ones
     since; Numba's variables may name such a one.
     """
+    return _fuses(os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES"))
+
+
+@cache
+def _fuses(name: str | None, chosen: str | None) -> bool:
+    """The same for a processor's name and features, where they are chosen; every training asks."""
     binding = llvmlite.binding
     features = binding.get_host_cpu_features()
-    name, chosen = os.environ.get("NUMBA_CPU_NAME"), os.environ.get("NUMBA_CPU_FEATURES")
     if name is None and chosen is None:
-        return features.get("fma", True)  # LLVM asks x86 alone
+        return bool(features.get("fma", True))  # LLVM asks x86 alone
     if chosen is None:
         chosen = "" if str(name).lower() == "generic" else features.flatten()
     binding.initialize_native_target()
