@@ -30,10 +30,10 @@ def note(message: str) -> None:
 
 def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[str, Any]]) -> None:
     """The data, the task, the network and the backend, before training begins; and which settings names brought."""
-    parts = {"training": run.training, "validation": run.validation, "test": run.test}
+    parts = {"training": run.data.training, "validation": run.data.validation, "test": run.data.test}
     rows = ", ".join(f"{len(part):,} {name}" for name, part in parts.items() if part is not None)
     kind = f"{run.targets.n_outputs} classes" if run.values["task"] == "classification" else "numbers"
-    why = f" ({run.reason})" if run.reason else ""
+    why = f" ({run.data.reason})" if run.data.reason else ""
     values = run.values
     how = f"{values['loss']}, {values['optimizer']}, learning rate {values['learning_rate']:g}, {values['schedule']}"
     lines = {
@@ -43,10 +43,10 @@ def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[
         "settings": "; ".join(f"{name} brings {' '.join(as_options(found))}" for name, found in brought.items()),
         "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
     }
-    rows_at_once = planned_rows(run.batch_size, len(run.training))
+    rows_at_once = planned_rows(run.batch_size, len(run.data.training))
     if choice := backend.choose(make_plan(run.network, rows_at_once), np.dtype(values["dtype"])):
         lines["backend"] += f"; {choice}"
     width = max(map(len, lines))
     print("\n".join(f"{name.ljust(width)}  {text}" for name, text in lines.items() if text), file=sys.stderr)
-    words = workspace_words(run.network, run.batch_size, values["dtype"], backend, len(run.training))
+    words = workspace_words(run.network, run.batch_size, values["dtype"], backend, len(run.data.training))
     print(f"\n{run.network.summary()}\n{words}\n", file=sys.stderr)

@@ -11,7 +11,7 @@ from ..backends import Backend, get_backend
 from ..data.targets import ClassTargets
 from ..models.model import Model
 from ..training.progress import progress_bar
-from ..training.stopping import DivergenceError, EarlyStopping
+from ..training.stopping import DivergenceError
 from ..training.train import train
 from .exit_codes import INTERRUPTED, OK
 from .log import hush
@@ -36,9 +36,9 @@ def train_command(arguments: argparse.Namespace) -> int:
     watched = is_watched(quiet)
     if watched:
         print_header(run, backend, brought(options, given.keys() | config.keys()))
-    elif run.reason and not quiet:
-        note(f"the task is {run.values['task']}: {run.reason}")
-    if "test" in given and run.brings_test and not quiet:
+    elif run.data.reason and not quiet:
+        note(f"the task is {run.values['task']}: {run.data.reason}")
+    if "test" in given and run.data.brings_test and not quiet:
         note(f"{options['data']} brings its own test part; --test is not used")
     directory = RunDirectory(options["out"], run.values) if options["out"] else None
     try:
@@ -54,7 +54,7 @@ def train_command(arguments: argparse.Namespace) -> int:
             directory.abandon()
         raise
     # Where nothing was held out to test with, there is only what was trained on.
-    measured, part = (run.test, "test") if run.test is not None else (run.training, "training")
+    measured, part = (run.data.test, "test") if run.data.test is not None else (run.data.training, "training")
     if directory and (missing := directory.save(model, options["data"], measured)):
         note(missing)
     scores = model.evaluate(measured.X, measured.y)
@@ -68,41 +68,15 @@ def train_command(arguments: argparse.Namespace) -> int:
 
 
 def _train(run: Prepared, backend: Backend, directory: RunDirectory | None, watched: bool) -> Model:
-    values = run.values
-    early_stopping: bool | EarlyStopping = False
-    if values["early_stopping"]:
-        early_stopping = EarlyStopping(values["patience"], values["tolerance"])
     with contextlib.ExitStack() as stack:
         stack.enter_context(warnings.catch_warnings())
         warnings.filterwarnings("ignore", "Training interrupted by user")  # the final line says so
         # Without a callback, tiny networks run many epochs in one call
         callbacks: list[Any] = [directory.record] if directory else []
         if watched:
-            callbacks.append(stack.enter_context(progress_bar(values["epochs"])))
-        return train(
-            run.network,
-            run.training.X,
-            run.training.y,
-            loss=values["loss"],
-            optimizer=run.optimizer,
-            learning_rate=values["learning_rate"],
-            epochs=values["epochs"],
-            batch_size=values["batch_size"],
-            schedule=run.schedule,
-            alpha=values["alpha"],
-            l1=values["l1"],
-            clip_norm=values["clip_norm"],
-            validation=None if run.validation is None else (run.validation.X, run.validation.y),
-            early_stopping=early_stopping,
-            shuffle=values["shuffle"],
-            backend=backend,
-            dtype=values["dtype"],
-            seed=values["seed"],
-            callbacks=callbacks,
-            inputs=run.inputs,
-            targets=run.targets,
-            input_scale=run.input_scale,
-        )
+            callbacks.append(stack.enter_context(progress_bar(run.values["epochs"])))
+        data = run.data.training
+        return train(run.network, data.X, data.y, backend=backend, callbacks=callbacks, **run.training_options)
 
 
 def _full_name(asked: str, backend: Backend) -> str:
@@ -113,7 +87,7 @@ def _full_name(asked: str, backend: Backend) -> str:
 def _speed(run: Prepared, model: Model) -> float | None:
     """Training rows a second."""
     seconds = sum(model.history.seconds)
-    return len(run.training) * model.history.epochs / seconds if seconds else None
+    return len(run.data.training) * model.history.epochs / seconds if seconds else None
 
 
 def _summary(
@@ -129,8 +103,8 @@ def _summary(
         "dtype": values["dtype"],
         "seed": values["seed"],
         "parameters": run.network.parameter_count,
-        "training_rows": len(run.training),
-        "test_rows": 0 if run.test is None else len(run.test),
+        "training_rows": len(run.data.training),
+        "test_rows": 0 if run.data.test is None else len(run.data.test),
         "epochs": history.epochs,
         "stopped": history.stopped,
         "best_epoch": history.best_epoch,
