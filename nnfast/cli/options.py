@@ -158,7 +158,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("patience", INTEGER, 10, "N", "epochs without improvement that early stopping waits"),
         Option("tolerance", NUMBER, 0.0, "T", "improvement that early stopping takes for none"),
         Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
+    ),
+    "computation": (
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
+        Option("ensemble", INTEGER, 1, "N", "networks, from N seeds that begin with --seed, that predict together"),
         Option("backend", TEXT, "auto", "NAME", "where to compute: see below"),
         Option("threads", INTEGER, None, "N", "of numba at most; changes no result (default: every processor)", False),
     ),

@@ -26,6 +26,7 @@ from ..models.validation import default_loss
 from ..networks.layers import Dense
 from ..networks.named import get_network
 from ..networks.network import Network, layer_from_data, multilayer_perceptron
+from ..support.checks import check_integer
 from ..training.stopping import EarlyStopping
 
 
@@ -154,6 +155,7 @@ def prepare(options: Mapping[str, Any], data: Divided | None = None) -> Prepared
     values = dict(options)
     if values["seed"] == "random":
         values["seed"] = random_seed()
+    check_integer(values["ensemble"], "ensemble")
     optimizer, values["optimizer"] = resolve_optimizer(values["optimizer"])
     schedule, values["schedule"] = resolve_schedule(values["schedule"])
     if values["loss"] is not None:

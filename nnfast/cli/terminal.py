@@ -36,10 +36,11 @@ def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[
     why = f" ({run.data.reason})" if run.data.reason else ""
     values = run.values
     how = f"{values['loss']}, {values['optimizer']}, learning rate {values['learning_rate']:g}, {values['schedule']}"
+    networks = f"{values['ensemble']} networks, " if values["ensemble"] > 1 else ""
     lines = {
         "data": f"{values['data']}: {rows} rows",
         "task": f"{values['task']} of {kind}{why}",
-        "training": f"{how}, batches of {values['batch_size']}",
+        "training": f"{networks}{how}, batches of {values['batch_size']}",
         "settings": "; ".join(f"{name} brings {' '.join(as_options(found))}" for name, found in brought.items()),
         "backend": f"{backend.name}: {backend.description}" + (f"; {backend.choice}" if backend.choice else ""),
     }
