@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..support.debugging import is_debugging
+from .arguments import add_debug_arguments, add_train_arguments, known_names
 from .exit_codes import DIVERGED, EXIT_CODES, INTERRUPTED, READER_GONE, UNAVAILABLE, USAGE
 from .log import listening
-from .options import ROWS, add_debug_arguments, add_train_arguments, known_names
+from .options import ROWS
 
 
 class Parser(argparse.ArgumentParser):

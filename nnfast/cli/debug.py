@@ -23,8 +23,9 @@ from ..networks.network import Network, multilayer_perceptron
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
 from ..support.checks import check_dtype, check_integer
+from .arguments import PARTS
 from .exit_codes import OK
-from .options import PARTS, ROWS
+from .options import ROWS
 from .preparation import resolve_optimizer
 from .run_directory import find_run
 
