@@ -3,42 +3,73 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
-from .options import DATA_SETTINGS, FLAG, OPTIONS, ROWS, as_options
+from .candidates import several
+from .options import DATA_SETTINGS, FLAG, OPTIONS, ROWS, SIZES, Option, as_options
+
+# A search may have several values of these; of the others it has one, and folds are held out instead of validation
+SEARCHED = ("network", "training")
+NOT_OF_SEARCH = ("validation",)
 
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA, --config and the table's options; what is not given does not appear in the result."""
+    _add_data(parser)
+    for title, options in OPTIONS.items():
+        group = parser.add_argument_group(title)
+        for option in options:
+            _add_option(group, option, option.read)
+
+
+def add_search_arguments(parser: argparse.ArgumentParser) -> None:
+    """As add_train_arguments; options that may have several values have them as Values."""
+    _add_data(parser)
+    group = parser.add_argument_group("search")
+    group.add_argument("--folds", metavar="K", type=int, default=5, help="parts of the rows to hold out in turn (5)")
+    group.add_argument("--trials", metavar="N", type=int, help="draw N candidates (default: all combinations)")
+    for title, options in OPTIONS.items():
+        is_searched = title in SEARCHED
+        group = parser.add_argument_group(f"{title}, each with one value or several" if is_searched else title)
+        for option in options:
+            if option.kind == SIZES:
+                option = replace(option, help="units of the hidden layers: 128:64 for two, or none")
+            if option.name not in NOT_OF_SEARCH:
+                _add_option(group, option, several(option) if is_searched else option.read)
+
+
+def _add_data(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "data", metavar="DATA", nargs="?", help="digits, fashion-mini, xor, an .npz file, or a .csv file with --target"
     )
     parser.add_argument("--config", metavar="FILE", help="a TOML file of options; options given here override it")
-    for title, options in OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for option in options:
-            if option.kind.read is None:
-                continue
-            described = option.help
-            if option.default is not None and option.kind != FLAG:
-                shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
-                described += f" (default {shown})"
-            if option.kind == FLAG:
-                both = option.is_about_run
-                group.add_argument(
-                    option.flag,
-                    action=argparse.BooleanOptionalAction if both else "store_true",
-                    default=argparse.SUPPRESS,
-                    help=described + f" (default {'yes' if option.default else 'no'})" * both,
-                )
-            else:
-                group.add_argument(
-                    option.flag,
-                    type=option.read,
-                    default=argparse.SUPPRESS,
-                    metavar=option.metavar,
-                    help=described.replace("%", "%%"),
-                )
+
+
+def _add_option(group: argparse._ArgumentGroup, option: Option, read: Callable[[str], Any]) -> None:
+    if option.kind.read is None:
+        return
+    described = option.help
+    if option.default is not None and option.kind != FLAG:
+        shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
+        described += f" (default {shown})"
+    if option.kind == FLAG:
+        both = option.is_about_run
+        group.add_argument(
+            option.flag,
+            action=argparse.BooleanOptionalAction if both else "store_true",
+            default=argparse.SUPPRESS,
+            help=described + f" (default {'yes' if option.default else 'no'})" * both,
+        )
+    else:
+        group.add_argument(
+            option.flag,
+            type=read,
+            default=argparse.SUPPRESS,
+            metavar=option.metavar,
+            help=described.replace("%", "%%"),
+        )
 
 
 PARTS = ("plan", "table", "formulas", "kernels")  # what nnfast debug shows

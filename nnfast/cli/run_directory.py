@@ -26,10 +26,11 @@ if TYPE_CHECKING:
 CONFIG, METRICS, MODEL = "config.toml", "metrics.jsonl", "model.safetensors"
 PLOT, MISTAKES, FILTERS = "loss.png", "mistakes.png", "filters.png"
 SIGNATURE = "# A run of nnfast"
+SEARCH, SEARCH_SIGNATURE = "search.jsonl", "nnfast search"
 
 
 class RunDirectory:
-    """DIR of --out. It may be new, empty, or a previous run's, whose files are then replaced.
+    """DIR of --out. It may be new, empty, or a previous run's, whose files are then replaced, or a search's.
 
     Made, and known to be writable, before training; a run that is refused before its first epoch leaves no trace.
     The first epoch writes config.toml and begins metrics.jsonl; save() writes the rest.
@@ -54,11 +55,14 @@ class RunDirectory:
             raise ValueError(f"--out {path} cannot be written to: {error.strerror}") from None
 
     def _is_run(self) -> bool:
-        try:
-            with open(self.path / CONFIG, encoding="utf-8") as file:
-                return file.readline().startswith(SIGNATURE)
-        except (OSError, UnicodeDecodeError):
-            return False
+        for name, beginning in ((CONFIG, SIGNATURE), (SEARCH, f'{{"{SEARCH_SIGNATURE}"')):
+            try:
+                with open(self.path / name, "rb") as file:
+                    if file.read(len(beginning)) == beginning.encode():
+                        return True
+            except OSError:
+                pass
+        return False
 
     def abandon(self) -> None:
         """Close what is open, and take back a directory that was made for a run that did not begin."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,7 +15,7 @@ from .options import as_options
 
 if TYPE_CHECKING:
     from ..backends import Backend
-    from .preparation import Prepared
+    from .preparation import Divided, Prepared
 
 
 def is_watched(quiet: bool) -> bool:
@@ -26,6 +26,14 @@ def is_watched(quiet: bool) -> bool:
 def note(message: str) -> None:
     """One line that is not the result."""
     print(f"nnfast: {message}", file=sys.stderr)
+
+
+def note_on_data(data: Divided, name: str, given: Collection[str], *, with_task: bool = True) -> None:
+    """What is inferred from the data, and what of the options given it makes void."""
+    if data.reason and with_task:
+        note(f"the task is {data.task}: {data.reason}")
+    if "test" in given and data.brings_test:
+        note(f"{name} brings its own test part; --test is not used")
 
 
 def print_header(run: Prepared, backend: Backend, brought: Mapping[str, Mapping[str, Any]]) -> None:

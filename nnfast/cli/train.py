@@ -18,7 +18,7 @@ from .options import brought, merge, read_config
 from .preparation import Prepared, prepare
 from .results import score_words, show_predictions
 from .run_directory import RunDirectory, to_json
-from .terminal import is_watched, note, print_header
+from .terminal import is_watched, note, note_on_data, print_header
 
 
 def train_command(arguments: argparse.Namespace) -> int:
@@ -31,12 +31,11 @@ def train_command(arguments: argparse.Namespace) -> int:
     quiet = options["quiet"]
     if quiet:
         hush()
-    if is_watched(quiet):
+    watched = is_watched(quiet)
+    if watched:
         print_header(run, backend, brought(options, given.keys() | config.keys()))
-    elif run.data.reason and not quiet:
-        note(f"the task is {run.values['task']}: {run.data.reason}")
-    if "test" in given and run.data.brings_test and not quiet:
-        note(f"{options['data']} brings its own test part; --test is not used")
+    if not quiet:
+        note_on_data(run.data, options["data"], given, with_task=not watched)
     return complete(run, backend)
 
 
@@ -46,7 +45,7 @@ def complete(run: Prepared, backend: Backend, beside: Mapping[str, Any] | None =
     beside: what the object of --json has besides.
     """
     values = run.values
-    values["backend"] = _full_name(values["backend"], backend)
+    values["backend"] = full_name(values["backend"], backend)
     directory = RunDirectory(values["out"], values) if values["out"] else None
     try:
         fitted = fit(run, backend, directory, is_watched(values["quiet"]))
@@ -89,7 +88,7 @@ class _Result(NamedTuple):
         return float(np.mean([scores[name] for scores in self.each]))
 
 
-def _full_name(asked: str, backend: Backend) -> str:
+def full_name(asked: str, backend: Backend) -> str:
     """A name that selects this backend again: "cuda:1" stays, "auto" becomes what it chose."""
     return backend.name if asked == "auto" else asked
 
