@@ -12,7 +12,7 @@ import pytest
 from nnfast import Ensemble, Model
 from nnfast.cli.run_directory import RunDirectory
 from nnfast.data import load_dataset
-from tests.cli.results import FAST, assert_refused, last_json, read_csv
+from tests.cli.results import FAST, assert_refused, last_json, press_ctrl_c_at_step, read_csv
 
 TRAIN = ("train", "digits", *FAST, "--seed", 5)
 
@@ -133,6 +133,16 @@ def test_ctrl_c_keeps_the_networks_that_are_finished(nnfast, monkeypatch):
     assert (last_json(out)["stopped"], last_json(out)["networks"]) == ("interrupted", 2)
     assert len(load("a")) == 2
     assert {line["network"] for line in lines_of("a")} == {0, 1}
+
+
+@pytest.mark.parametrize(("step", "epochs"), [(60, [1]), (120, [2]), (200, [2, 2])])
+def test_ctrl_c_amid_a_network_leaves_it_out_unless_it_is_the_first(nnfast, monkeypatch, step, epochs):
+    """A network has 90 steps."""
+    press_ctrl_c_at_step(monkeypatch, step)
+    code, out, _ = nnfast(*TRAIN, "--ensemble", 4, "--out", "a")
+    assert code == 130
+    assert [member.history.epochs for member in load("a").members] == epochs
+    assert f"; interrupted after {sum(epochs)} epoch" in out
 
 
 def test_what_diverged_is_left_out_and_counted(nnfast, monkeypatch):

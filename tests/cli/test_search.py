@@ -17,7 +17,7 @@ from nnfast import Model, train_many
 from nnfast.cli.options import merge, read_config
 from nnfast.cli.preparation import prepare
 from nnfast.data.splits import fold_rows
-from tests.cli.results import FAST, assert_refused, last_json
+from tests.cli.results import FAST, assert_refused, last_json, press_ctrl_c_at_step
 
 SEARCH = ("search", "digits", "--backend", "numpy", "--epochs", 2, "--folds", 3)
 GRID = (*SEARCH, "--learning-rate", "0.001,0.01", "--hidden", "6,8:4")
@@ -283,6 +283,20 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(nnfast, monkeypatch
     code, out, _ = nnfast(*GRID, "--out", "a")
     assert code == expected[0] == 0
     assert outcome("a") == outcome("b")
+
+
+def test_a_training_that_ctrl_c_cut_short_is_trained_anew(nnfast, monkeypatch):
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at_step(patch, 90)  # of 60 steps for each training
+        code, out, err = nnfast(*GRID, "--out", "a")
+    assert (code, err) == (130, "")
+    assert out == "interrupted with 0 of 4 candidates finished; the same command goes on from a\n"
+    assert len(lines_of("a")) == 2
+    assert nnfast(*GRID, "--out", "a")[0] == nnfast(*GRID, "--out", "b")[0] == 0
+    assert outcome("a") == outcome("b")
+    press_ctrl_c_at_step(monkeypatch, 90)
+    code, out, _ = nnfast(*GRID, "--json")
+    assert (code, last_json(out)["stopped"], last_json(out)["candidates"]) == (130, "interrupted", [])
 
 
 def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
