@@ -44,3 +44,13 @@ def test_encodings_are_fitted_on_the_training_part_alone(prepared: Prepared) -> 
     assert data.inputs is not None
     assert prepared.targets.mean == pytest.approx(data.training.y.mean(), rel=1e-12)  # type: ignore[union-attr]
     assert data.inputs.mean == pytest.approx(data.training.X["size"].mean(), rel=1e-12)  # type: ignore[call-overload, index]
+
+
+def test_networks_on_the_same_rows_share_their_encodings(prepared: Prepared) -> None:
+    """train_many turns the data into rows once for each encoding that it meets."""
+    other = prepare(prepared.values | {"hidden": [7], "activation": "tanh"}, prepared.data)
+    assert other.network != prepared.network
+    assert other.data.inputs is prepared.data.inputs
+    assert other.targets is prepared.targets
+    in_units = prepare(prepared.values | {"output_activation": "exp", "loss": None}, prepared.data)
+    assert in_units.targets.mean == [0]  # type: ignore[union-attr]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -51,7 +52,9 @@ def fit(run: Prepared, backend: Backend, directory: RunDirectory | None, watched
         return alone(train(run.network, data.X, data.y, backend=backend, callbacks=callbacks, **run.training_options))
 
 
-def _fit_ensemble(run: Prepared, backend: Backend, directory: RunDirectory | None, show: Any) -> Fitted:
+def _fit_ensemble(
+    run: Prepared, backend: Backend, directory: RunDirectory | None, show: Callable[[int, Result], Any] | None
+) -> Fitted:
     """Those that were trained to their ends; if Ctrl-C came before, as far as they are."""
     data, count = run.data.training, run.values["ensemble"]
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from nnfast.cli import _parse
 from nnfast.cli.candidates import candidates, several
-from nnfast.cli.options import ROWS
+from nnfast.cli.options import FLAG, OPTIONS, ROWS
 
 
 def read(name, text):
@@ -29,6 +30,15 @@ def read(name, text):
 )  # fmt: skip
 def test_commas_separate_values_and_stay_within_the_options_of_one(name, text, expected):
     assert candidates([read(name, text)], None, 0) == [{name: value} for value in expected]
+
+
+def test_every_option_of_a_network_and_of_training_that_takes_a_value_may_have_two():
+    for title, options in OPTIONS.items():
+        for option in options:
+            if option.kind == FLAG or option.kind.read is None or title not in ("network", "training"):
+                continue
+            values = vars(_parse(["search", "digits", option.flag, "2,3"]))[option.name]
+            assert [values.read(text) for text in values.texts] == [option.read("2"), option.read("3")], option.name
 
 
 def test_every_searched_option_s_default_reads_back():

@@ -16,6 +16,7 @@ import pytest
 from nnfast import Model, train_many
 from nnfast.cli.options import merge, read_config
 from nnfast.cli.preparation import prepare
+from nnfast.cli.ranking import Candidate, ranked
 from nnfast.data.splits import fold_rows
 from tests.cli.results import FAST, assert_refused, last_json, press_ctrl_c_at_step
 
@@ -165,6 +166,19 @@ def test_trials_are_trained(nnfast):
     assert len(found) == 3
     assert found == last_json(nnfast(*options, "--json")[1])["candidates"]
     assert found != last_json(nnfast(*options, "--json", "--seed", 1)[1])["candidates"]
+
+
+def test_a_score_that_is_no_number_is_ranked_before_what_diverged_and_after_the_rest():
+    lines = {
+        "low": {"validation_r2": -3.0, "validation_loss": 9.0},
+        "none": {"validation_r2": None, "validation_loss": 1.0},
+        "infinite": {"validation_r2": float("-inf"), "validation_loss": 1.0},
+        "diverged": {"diverged": "the loss became nan"},
+        "high": {"validation_r2": 0.5, "validation_loss": None},
+    }
+    found = [Candidate({"name": name}, None, "r2", {0: line}) for name, line in lines.items()]
+    assert [one.settings["name"] for one in ranked(found)] == ["high", "low", "none", "infinite", "diverged"]
+    assert found[1].summary()["mean_r2"] is found[2].summary()["mean_r2"] is None
 
 
 # Going on
