@@ -20,6 +20,7 @@ from nnfast.cli.exit_codes import OK
 ROOT = Path(__file__).resolve().parents[1]
 GUIDE = "docs/guides/replace-sklearn-mlp.md"
 CALLS = "docs/guides/one-call-at-a-time.md"
+MANY = "docs/guides/many-networks.md"
 
 
 def blocks(document: str, language: str) -> list[str]:
@@ -46,7 +47,7 @@ def run(document: str, without: tuple[str, ...] = ()) -> dict[str, Any]:
     return names
 
 
-@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", GUIDE])
+@pytest.mark.parametrize("document", ["README.md", "docs/tutorial.md", GUIDE, MANY])
 def test_the_python_of_a_document_runs_from_its_top_to_its_end(document: str) -> None:
     run(document, without=("mlflow",) if find_spec("skl2onnx") else ("mlflow", "skl2onnx"))
 
@@ -113,13 +114,13 @@ def table(target: bool) -> str:
     return "".join(f"{line if target else line.rpartition(',')[0]}\n" for line in lines)
 
 
-def test_the_readme_s_commands_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_documents_commands_run_in_their_order(monkeypatch: pytest.MonkeyPatch) -> None:
     """All but the benchmark, which takes its time, and the installation, which is what CI does."""
     for name in ("houses", "more", "new"):
         Path(f"{name}.csv").write_text(table(target=name != "new"))
     commands = [
         shlex.split(line, comments=True)
-        for block in (*blocks("README.md", "sh"), *blocks("docs/tutorial.md", "sh"))
+        for block in (*blocks("README.md", "sh"), *blocks("docs/tutorial.md", "sh"), *blocks(MANY, "sh"))
         for line in block.splitlines()
         if line.startswith("nnfast ") and not line.startswith("nnfast bench")
     ]

@@ -199,6 +199,15 @@ def test_a_thread_that_trains_counts_also_between_its_stretches() -> None:
     assert (beside, alone) == (1, 2)
 
 
+def test_a_network_s_folds_follow_each_other_and_the_longest_network_goes_first() -> None:
+    """Also where some folds train on a row more than others."""
+    told: list[int] = []
+    pairs = [(range(29), [89]), (range(31), [89]), (range(30), [89])]
+    arguments: Any = (NETWORK, X, LABELS, [{"epochs": 2}, {"epochs": 2}, {"epochs": 4}])
+    train_many(*arguments, folds=pairs, backend="numpy", finished=lambda place, result: told.append(place))
+    assert told == [7, 8, 6, 1, 2, 0, 4, 5, 3]
+
+
 def test_the_last_network_has_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     from nnfast.backends.numba import program
 

@@ -30,15 +30,27 @@ def prepared(numbers: np.ndarray, tmp_path: Path) -> Prepared:
 
 
 def test_the_parts_are_drawn_as_train_would_draw_them(prepared: Prepared, numbers: np.ndarray) -> None:
+    data = prepared.data
     kept, test = split_rows(ROWS, TEST, 3, which=0)
     training, validation = (kept[rows] for rows in split_rows(len(kept), VALIDATION, 3, which=1))
-    assert prepared.validation is not None
-    assert prepared.test is not None
-    for part, rows in ((prepared.training, training), (prepared.validation, validation), (prepared.test, test)):
+    assert data.validation is not None
+    assert data.test is not None
+    for part, rows in ((data.training, training), (data.validation, validation), (data.test, test)):
         np.testing.assert_array_equal(part.y, numbers[rows, 1])
 
 
 def test_encodings_are_fitted_on_the_training_part_alone(prepared: Prepared) -> None:
-    assert prepared.inputs is not None
-    assert prepared.targets.mean == pytest.approx(prepared.training.y.mean(), rel=1e-12)  # type: ignore[union-attr]
-    assert prepared.inputs.mean == pytest.approx(prepared.training.X["size"].mean(), rel=1e-12)  # type: ignore[call-overload, index]
+    data = prepared.data
+    assert data.inputs is not None
+    assert prepared.targets.mean == pytest.approx(data.training.y.mean(), rel=1e-12)  # type: ignore[union-attr]
+    assert data.inputs.mean == pytest.approx(data.training.X["size"].mean(), rel=1e-12)  # type: ignore[call-overload, index]
+
+
+def test_networks_on_the_same_rows_share_their_encodings(prepared: Prepared) -> None:
+    """train_many turns the data into rows once for each encoding that it meets."""
+    other = prepare(prepared.values | {"hidden": [7], "activation": "tanh"}, prepared.data)
+    assert other.network != prepared.network
+    assert other.data.inputs is prepared.data.inputs
+    assert other.targets is prepared.targets
+    in_units = prepare(prepared.values | {"output_activation": "exp", "loss": None}, prepared.data)
+    assert in_units.targets.mean == [0]  # type: ignore[union-attr]

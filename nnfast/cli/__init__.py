@@ -15,9 +15,10 @@ from typing import Any, NoReturn
 
 from .. import __version__
 from ..support.debugging import is_debugging
+from .arguments import add_debug_arguments, add_search_arguments, add_train_arguments, known_names
 from .exit_codes import DIVERGED, EXIT_CODES, INTERRUPTED, READER_GONE, UNAVAILABLE, USAGE
 from .log import listening
-from .options import ROWS, add_debug_arguments, add_train_arguments, known_names
+from .options import ROWS
 
 
 class Parser(argparse.ArgumentParser):
@@ -116,6 +117,18 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     train.more_help = known_names
     add_train_arguments(train)
 
+    search = command("search", "try candidates on folds of the rows, rank them, and train and save the best")
+    search.more_help = lambda: (
+        "Options of network and training may have several values, separated by commas:\n"
+        "  --learning-rate 0.001,0.01 --hidden 64,128:64,none --optimizer adam,sgd:momentum=0.9,nesterov=true\n"
+        "A colon stands between the sizes of one network. With --trials, LOW..HIGH in a value is a number to draw: a\n"
+        "whole one between whole ends, on a logarithmic scale where LOW is above 0:\n"
+        "  --trials 20 --learning-rate 1e-4..0.1 --hidden 32..256:16..64 --dropout 0..0.5\n"
+        "--seed draws the candidates, too. With the same --out, a search that was interrupted goes on.\n"
+        "nnfast train --help has the names."
+    )
+    add_search_arguments(search)
+
     predict = command("predict", "write a trained network's predictions as CSV")
     _add_model_arguments(predict)
     predict.add_argument("--proba", action="store_true", help="a column of probabilities per class")
@@ -198,6 +211,7 @@ def _bench(arguments: argparse.Namespace) -> int:
 
 _COMMANDS: dict[str, Callable[[Any], int]] = {
     "train": _in_module("train", "train_command"),
+    "search": _in_module("search", "search_command"),
     "predict": _in_module("predict", "predict_command"),
     "evaluate": _in_module("predict", "evaluate_command"),
     "info": _in_module("info", "info_command"),

@@ -16,15 +16,16 @@ from ..backends.numba.listing import all_arrays, kernels_of, table_lines
 from ..backends.numba.program import NumbaProgram
 from ..backends.numba.table import Areas
 from ..formulas.losses import check_pair, get_loss
-from ..models.model import Model
+from ..models.ensemble import first_member, load_trained
 from ..models.validation import default_loss
 from ..networks.named import NETWORKS
 from ..networks.network import Network, multilayer_perceptron
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
 from ..support.checks import check_dtype, check_integer
+from .arguments import PARTS
 from .exit_codes import OK
-from .options import PARTS, ROWS
+from .options import ROWS
 from .preparation import resolve_optimizer
 from .run_directory import find_run
 
@@ -78,7 +79,7 @@ def _described(arguments: argparse.Namespace) -> tuple[Network, Recipe]:
         network = NETWORKS[arguments.subject]()
     else:
         path, options = find_run(arguments.subject)
-        model = Model.load(path)
+        model = first_member(load_trained(path))
         network = model.network
         loss, dtype = loss or model.loss, dtype or model.parameters.dtype
         optimizer = optimizer or options.get("optimizer")

@@ -54,7 +54,7 @@ def _settings_line(command: str, settings: Mapping[str, Any]) -> str:
 
 def _network_command(arguments: argparse.Namespace) -> int:
     from ..backends import get_backend
-    from ..models.model import Model
+    from ..models.ensemble import Ensemble, first_member, load_trained
     from ..networks.named import NETWORKS, TRAINING_SETTINGS
     from ..support.checks import check_integer
     from ..training.memory import workspace_bytes, workspace_words
@@ -62,13 +62,16 @@ def _network_command(arguments: argparse.Namespace) -> int:
 
     batch_size = check_integer(arguments.batch_size, "--batch-size")
     settings = TRAINING_SETTINGS.get(arguments.subject, {})
+    members = 1
     if arguments.subject in NETWORKS:
         network, dtype = NETWORKS[arguments.subject](), "float32"
     else:
-        model = Model.load(find_run(arguments.subject)[0])
+        trained = load_trained(find_run(arguments.subject)[0])
+        members, model = len(trained) if isinstance(trained, Ensemble) else 1, first_member(trained)
         network, dtype = model.network, model.parameters.dtype.name
     if arguments.json:
         facts = {
+            "networks": members,
             "parameters": network.parameter_count,
             "dtype": dtype,
             "batch_size": batch_size,
@@ -79,6 +82,8 @@ def _network_command(arguments: argparse.Namespace) -> int:
         }
         print(json.dumps(facts, indent=2, ensure_ascii=False))
     else:
+        if members > 1:
+            print(f"an ensemble of {members} networks, the first of them:")
         print(network.summary())
         print(workspace_words(network, batch_size, dtype))
         if settings:

@@ -158,7 +158,10 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("patience", INTEGER, 10, "N", "epochs without improvement that early stopping waits"),
         Option("tolerance", NUMBER, 0.0, "T", "improvement that early stopping takes for none"),
         Option("dtype", TEXT, "float32", "DTYPE", "float32 or float64"),
+    ),
+    "computation": (
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
+        Option("ensemble", INTEGER, 1, "N", "networks, from N seeds that begin with --seed, that predict together"),
         Option("backend", TEXT, "auto", "NAME", "where to compute: see below"),
         Option("threads", INTEGER, None, "N", "of numba at most; changes no result (default: every processor)", False),
     ),
@@ -192,112 +195,6 @@ DATA_SETTINGS: dict[str, dict[str, Any]] = {
         "dtype": "float64",
     },
 }  # fmt: skip
-
-
-def add_train_arguments(parser: argparse.ArgumentParser) -> None:
-    """DATA, --config and the table's options; what is not given does not appear in the result."""
-    parser.add_argument(
-        "data", metavar="DATA", nargs="?", help="digits, fashion-mini, xor, an .npz file, or a .csv file with --target"
-    )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of options; options given here override it")
-    for title, options in OPTIONS.items():
-        group = parser.add_argument_group(title)
-        for option in options:
-            if option.kind.read is None:
-                continue
-            described = option.help
-            if option.default is not None and option.kind != FLAG:
-                shown = ",".join(map(str, option.default)) if isinstance(option.default, list) else option.default
-                described += f" (default {shown})"
-            if option.kind == FLAG:
-                both = option.is_about_run
-                group.add_argument(
-                    option.flag,
-                    action=argparse.BooleanOptionalAction if both else "store_true",
-                    default=argparse.SUPPRESS,
-                    help=described + f" (default {'yes' if option.default else 'no'})" * both,
-                )
-            else:
-                group.add_argument(
-                    option.flag,
-                    type=option.read,
-                    default=argparse.SUPPRESS,
-                    metavar=option.metavar,
-                    help=described.replace("%", "%%"),
-                )
-
-
-PARTS = ("plan", "table", "formulas", "kernels")  # what nnfast debug shows
-
-
-def add_debug_arguments(parser: argparse.ArgumentParser) -> None:
-    """NAME or layers, a recipe, and what to show of them; what is not given is None."""
-    parser.add_argument("subject", metavar="NAME", nargs="?", help="a run, a model file, or a network such as lenet5")
-    parser.add_argument("--inputs", metavar="N", type=int, help="in place of NAME: numbers in a row")
-    parser.add_argument("--outputs", metavar="N", type=int, help="in place of NAME: units of the last layer")
-    for name, described in {
-        "hidden": "in place of NAME: units of the hidden layers: 128,64 or none (default none)",
-        "activation": "of the hidden layers (default relu)",
-        "output_activation": "of the outputs (default: softmax, or identity for a single one)",
-        "loss": "what is minimised (default: the model's, or the output activation's own)",
-        "optimizer": "such as sgd:momentum=0.9 (default: the run's, or adam)",
-        "dtype": "float32 or float64 (default: the model's, or float32)",
-    }.items():
-        option = ROWS[name]
-        parser.add_argument(option.flag, type=option.read, metavar=option.metavar, help=described)
-    parser.add_argument("--batch-size", metavar="N", type=int, default=64, help="rows that the plan has room for (64)")
-    what = parser.add_mutually_exclusive_group()
-    what.add_argument("--show", choices=PARTS, help="this part alone (default: all of them)")
-    what.add_argument("--assembly", metavar="KERNEL", help="a kernel's machine code, by its name or how that begins")
-
-
-def known_names() -> str:
-    """What may stand for NAME, and the settings that some names bring, from the tables themselves."""
-    import dataclasses
-    import inspect
-    import shutil
-    import textwrap
-
-    from ..backends import forms
-    from ..formulas.activations import ACTIVATIONS
-    from ..formulas.losses import LOSSES
-    from ..formulas.optimizers import OPTIMIZERS
-    from ..formulas.schedules import SCHEDULES
-    from ..networks.initializers import INITIALIZERS
-    from ..networks.layers import LAYERS
-    from ..networks.named import NETWORKS, TRAINING_SETTINGS
-
-    width = shutil.get_terminal_size().columns - 2  # as argparse does above it
-
-    def call(name: str, options: Any) -> str:
-        return f"{name}({', '.join(options)})" if options else name
-
-    def fill(text: str) -> str:
-        return textwrap.fill(text, width, subsequent_indent="  ", break_on_hyphens=False)
-
-    hidden = [row.name for row in ACTIVATIONS.values() if not row.output_only]
-    output = [row.name for row in ACTIVATIONS.values() if row.output_only]
-    lines = {
-        "networks": list(NETWORKS),
-        "kinds of [[layers]] in a file": list(LAYERS),
-        "activations": [*hidden, f"as output only: {', '.join(output)}"],
-        "losses": [call(name, row.constant_names) for name, row in LOSSES.items()],
-        "initializers": list(INITIALIZERS),
-        "optimizers": [call(name, inspect.signature(make).parameters) for name, make in OPTIMIZERS.items()],
-        "schedules": [
-            call(name, [field.name for field in dataclasses.fields(kind)]) for name, kind in SCHEDULES.items()
-        ],
-        "backends": forms(),
-    }
-    own = {name: " ".join(as_options(settings)) for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items()}
-    return "\n".join(
-        [
-            *(fill(f"{title}: {', '.join(names)}") for title, names in lines.items()),
-            "",
-            fill("What data sets and networks bring, a network's before a data set's; other options override these:"),
-            *(fill(f"{name}: {settings}") for name, settings in own.items()),
-        ]
-    )
 
 
 def as_options(settings: Mapping[str, Any]) -> list[str]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import inspect
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,8 @@ from ..models.validation import default_loss
 from ..networks.layers import Dense
 from ..networks.named import get_network
 from ..networks.network import Network, layer_from_data, multilayer_perceptron
+from ..support.checks import check_integer
+from ..training.stopping import EarlyStopping
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,27 +53,72 @@ class Part:
 
 
 @dataclass(frozen=True, eq=False)
-class Prepared:
-    """All that a run needs. values: the options with nothing left to decide; reason: how the task was inferred."""
+class Divided:
+    """A data set in its parts, and what all networks on it share. reason: how the task was inferred."""
 
-    values: dict[str, Any]
     training: Part
     validation: Part | None
     test: Part | None
     brings_test: bool
+    task: str
     reason: str | None
+    inputs: InputEncoding | None
+    input_scale: float
+    _targets: dict[bool, TargetEncoding] = field(default_factory=dict)
+
+    @property
+    def input_shape(self) -> tuple[int, ...]:
+        if self.inputs is not None:
+            return (self.inputs.n_features,)
+        assert not isinstance(self.training.X, Table)  # a table always has an encoding
+        return self.training.X.shape[1:]
+
+    def targets(self, standardized: bool) -> TargetEncoding:
+        """One encoding for all networks whose outputs have these units."""
+        if standardized not in self._targets:
+            y = self.training.y
+            is_regression = self.task == "regression"
+            made = NumberTargets.fit(y, standardize=standardized) if is_regression else fit_targets(y, self.task)
+            if self.test is not None:
+                made.encode(self.test.y)  # a label that is in no training row is refused before the work, not after it
+            self._targets[standardized] = made
+        return self._targets[standardized]
+
+
+@dataclass(frozen=True, eq=False)
+class Prepared:
+    """All that a run needs. values: the options with nothing left to decide."""
+
+    values: dict[str, Any]
+    data: Divided
     network: Network
     optimizer: Optimizer
     schedule: Schedule
-    inputs: InputEncoding | None
     targets: TargetEncoding
-    input_scale: float
 
     @property
     def batch_size(self) -> int:
         """The rows of a step."""
-        n_rows, batch_size = len(self.training), self.values["batch_size"]
+        n_rows, batch_size = len(self.data.training), self.values["batch_size"]
         return n_rows if batch_size == "full" else min(batch_size, n_rows)
+
+    @property
+    def training_options(self) -> dict[str, Any]:
+        """What train() and train_many() are asked for, besides the network and the data."""
+        values, validation = self.values, self.data.validation
+        early_stopping = EarlyStopping(values["patience"], values["tolerance"]) if values["early_stopping"] else False
+        as_they_are = (
+            "loss", "learning_rate", "epochs", "batch_size", "alpha", "l1", "clip_norm", "shuffle", "dtype", "seed",
+        )  # fmt: skip
+        return {name: values[name] for name in as_they_are} | {
+            "optimizer": self.optimizer,
+            "schedule": self.schedule,
+            "validation": None if validation is None else (validation.X, validation.y),
+            "early_stopping": early_stopping,
+            "inputs": self.data.inputs,
+            "targets": self.targets,
+            "input_scale": self.data.input_scale,
+        }
 
 
 def test_part(dataset: Dataset) -> Part | None:
@@ -80,11 +128,34 @@ def test_part(dataset: Dataset) -> Part | None:
     return Part(dataset.x_test, dataset.y_test)
 
 
-def prepare(options: dict[str, Any]) -> Prepared:
-    """Load the data, divide and encode it, and build the network. Raises ValueError, TypeError or OSError."""
+def divide(values: Mapping[str, Any]) -> Divided:
+    """Load the data, divide it, and encode its columns. values: every option, with a seed that is a number.
+
+    Raises ValueError, TypeError or OSError.
+    """
+    dataset = load_dataset(values["data"], target=values["target"])
+    everything = Part(dataset.x_train, dataset.y_train)
+    task, reason, seed = values["task"], None, values["seed"]
+    if task is None:
+        task, reason = infer_task(everything.y, values["target"])
+    test = test_part(dataset)
+    rest = everything
+    if test is None:
+        rest, test = everything.split(values["test"], seed, task, TEST)
+    training, validation = rest.split(values["validation"], seed, task, VALIDATION)
+    inputs = _fit_inputs(dataset, everything, training, values["standardize"])
+    return Divided(training, validation, test, dataset.x_test is not None, task, reason, inputs, dataset.input_scale)
+
+
+def prepare(options: Mapping[str, Any], data: Divided | None = None) -> Prepared:
+    """Decide what is left open, and build the network. Raises ValueError, TypeError or OSError.
+
+    data: divided by the same options of the data; if None, it is loaded and divided.
+    """
     values = dict(options)
     if values["seed"] == "random":
-        values["seed"] = secrets.randbits(63)
+        values["seed"] = random_seed()
+    check_integer(values["ensemble"], "ensemble")
     optimizer, values["optimizer"] = resolve_optimizer(values["optimizer"])
     schedule, values["schedule"] = resolve_schedule(values["schedule"])
     if values["loss"] is not None:
@@ -92,39 +163,25 @@ def prepare(options: dict[str, Any]) -> Prepared:
         values["loss"] = format_choice(loss.name, dict(loss.constants))
     if values["learning_rate"] is None:
         values["learning_rate"] = optimizer.learning_rate
-    dataset = load_dataset(values["data"], target=values["target"])
-    everything = Part(dataset.x_train, dataset.y_train)
-    reason = None
-    if values["task"] is None:
-        values["task"], reason = infer_task(everything.y, values["target"])
-    task, seed = values["task"], values["seed"]
+    if data is None:
+        data = divide(values)
+    task = values["task"] = data.task
     if values["output_activation"] is None:
         values["output_activation"] = "softmax" if task == "classification" else "identity"
-
-    test = test_part(dataset)
-    rest = everything
-    if test is None:
-        rest, test = everything.split(values["test"], seed, task, TEST)
-    training, validation = rest.split(values["validation"], seed, task, VALIDATION)
-    inputs = _fit_inputs(dataset, everything, training, values["standardize"])
-    targets = _fit_targets(training.y, values)
-    if test is not None:
-        targets.encode(test.y)  # a label that is in no training row is refused before the work, not after it
-
-    if inputs is not None:
-        shape: tuple[int, ...] = (inputs.n_features,)
-    else:
-        assert not isinstance(training.X, Table)  # a table always has an encoding
-        shape = training.X.shape[1:]
+    # Targets of a regression are standardised where the outputs can reach any number
+    unbounded = task == "regression" and get_activation(values["output_activation"]).range == "(-inf, inf)"
+    targets = data.targets(values["standardize"] and unbounded)
     # One sigmoid output tells two classes apart
     is_single = task == "classification" and targets.n_outputs == 2 and values["output_activation"] == "sigmoid"
-    network = _build_network(values, shape, 1 if is_single else targets.n_outputs)
+    network = _build_network(values, data.input_shape, 1 if is_single else targets.n_outputs)
     if values["loss"] is None:
         values["loss"] = default_loss(network).name
-    return Prepared(
-        values, training, validation, test, dataset.x_test is not None, reason, network, optimizer, schedule,
-        inputs, targets, dataset.input_scale,
-    )  # fmt: skip
+    return Prepared(values, data, network, optimizer, schedule, targets)
+
+
+def random_seed() -> int:
+    """The seed of --seed random."""
+    return secrets.randbits(63)
 
 
 def _build_network(values: dict[str, Any], shape: tuple[int, ...], outputs: int) -> Network:
@@ -177,11 +234,3 @@ def _fit_inputs(dataset: Dataset, everything: Part, training: Part, standardize:
         size = len(encoding.mean)
         encoding = dataclasses.replace(encoding, mean=np.zeros(size), scale=np.ones(size))
     return encoding
-
-
-def _fit_targets(y: NDArray[Any], values: dict[str, Any]) -> TargetEncoding:
-    """Targets of a regression are standardised where the outputs can reach any number."""
-    if values["task"] != "regression":
-        return fit_targets(y, values["task"])
-    unbounded = get_activation(values["output_activation"]).range == "(-inf, inf)"
-    return NumberTargets.fit(y, standardize=values["standardize"] and unbounded)

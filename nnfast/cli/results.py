@@ -7,7 +7,7 @@ import sys
 from collections.abc import Mapping
 
 from ..data.targets import ClassTargets
-from ..models.model import Model
+from ..models.ensemble import Trained
 from .preparation import Part
 
 MAX_ROWS_SHOWN = 20
@@ -22,7 +22,7 @@ def score_words(scores: Mapping[str, float], rows: int) -> str:
     return f"R2 {scores['r2']:.4f} ({rows:,} rows)"
 
 
-def show_predictions(model: Model, part: Part) -> None:
+def show_predictions(model: Trained, part: Part) -> None:
     """Of few rows, the predictions beside the truth; of many, on a terminal, a classifier's confusion matrix."""
     if len(part) <= MAX_ROWS_SHOWN:
         from ..reports.figures import predictions_table

@@ -14,22 +14,23 @@ from typing import IO, TYPE_CHECKING, Any
 from .. import __version__
 from ..data.table import Table
 from ..data.targets import ClassTargets
+from ..models.ensemble import Trained, first_member
 from ..networks.layers import Conv2D
 from ..support.files import write_bytes, write_text
 from .options import ROWS, read_config
 
 if TYPE_CHECKING:
-    from ..models.history import EpochRecord
-    from ..models.model import Model
+    from ..models.history import EpochRecord, History
     from .preparation import Part
 
 CONFIG, METRICS, MODEL = "config.toml", "metrics.jsonl", "model.safetensors"
 PLOT, MISTAKES, FILTERS = "loss.png", "mistakes.png", "filters.png"
 SIGNATURE = "# A run of nnfast"
+SEARCH, SEARCH_SIGNATURE = "search.jsonl", "nnfast search"
 
 
 class RunDirectory:
-    """DIR of --out. It may be new, empty, or a previous run's, whose files are then replaced.
+    """DIR of --out. It may be new, empty, or a previous run's, whose files are then replaced, or a search's.
 
     Made, and known to be writable, before training; a run that is refused before its first epoch leaves no trace.
     The first epoch writes config.toml and begins metrics.jsonl; save() writes the rest.
@@ -39,6 +40,8 @@ class RunDirectory:
         self.path = Path(path)
         self._config = config
         self._metrics: IO[str] | None = None
+        self._held_back: dict[int, History | None] = {}  # by the networks' numbers
+        self._next = 0  # the network whose epochs are written next
         if self.path.exists() and not self.path.is_dir():
             raise ValueError(f"--out {path} is not a directory")
         if self.path.is_dir() and any(self.path.iterdir()) and not self._is_run():
@@ -52,11 +55,14 @@ class RunDirectory:
             raise ValueError(f"--out {path} cannot be written to: {error.strerror}") from None
 
     def _is_run(self) -> bool:
-        try:
-            with open(self.path / CONFIG, encoding="utf-8") as file:
-                return file.readline().startswith(SIGNATURE)
-        except (OSError, UnicodeDecodeError):
-            return False
+        for name, beginning in ((CONFIG, SIGNATURE), (SEARCH, f'{{"{SEARCH_SIGNATURE}"')):
+            try:
+                with open(self.path / name, "rb") as file:
+                    if file.read(len(beginning)) == beginning.encode():
+                        return True
+            except OSError:
+                pass
+        return False
 
     def abandon(self) -> None:
         """Close what is open, and take back a directory that was made for a run that did not begin."""
@@ -68,11 +74,22 @@ class RunDirectory:
 
     def record(self, record: EpochRecord) -> None:
         """Append an epoch to metrics.jsonl, for programs that follow the file. A callback of train()."""
-        line = {"epoch": record.epoch, "loss": record.loss, **record.metrics}
+        self._write({}, record)
+
+    def record_network(self, index: int, history: History | None) -> None:
+        """Append all epochs of one of several networks, after those of the networks before it. None: it has none."""
+        self._held_back[index] = history
+        while self._next in self._held_back:
+            for record in self._held_back.pop(self._next) or ():
+                self._write({"network": self._next}, record)
+            self._next += 1
+
+    def _write(self, line: dict[str, Any], record: EpochRecord) -> None:
+        line |= {"epoch": record.epoch, "loss": record.loss, **record.metrics}
         line |= {"learning_rate": float(record.learning_rate), "seconds": record.seconds}
         self._begin().write(to_json(line) + "\n")
 
-    def save(self, model: Model, title: str, measured: Part | None = None) -> str | None:
+    def save(self, model: Trained, title: str, measured: Part | None = None) -> str | None:
         """Write the model and the plots. Returns what to tell the user where there are no plots, else None.
 
         measured: rows whose mistaken ones are drawn, where they are images with classes.
@@ -93,14 +110,15 @@ class RunDirectory:
             self._metrics = open(self.path / METRICS, "w", encoding="utf-8", buffering=1)  # noqa: SIM115 - by save
         return self._metrics
 
-    def _save_plots(self, model: Model, title: str, measured: Part | None) -> None:
+    def _save_plots(self, model: Trained, title: str, measured: Part | None) -> None:
         from ..reports.figures import filters, loss_curve, mistaken_images, png
 
-        if model.history.epochs:
-            write_bytes(self.path / PLOT, png(loss_curve(model.history, title)))
-        first = model.network.layers[0]
+        member = first_member(model)
+        if member.history.epochs:
+            write_bytes(self.path / PLOT, png(loss_curve(member.history, title)))
+        first = member.network.layers[0]
         if isinstance(first, Conv2D):
-            weights = model.layer_parameters()["layers.0.weights"]
+            weights = member.layer_parameters()["layers.0.weights"]
             write_bytes(self.path / FILTERS, png(filters(weights, f"{title}, {first.label}")))
         if measured is None or isinstance(measured.X, Table) or not isinstance(model.targets, ClassTargets):
             return

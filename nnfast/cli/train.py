@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
-import warnings
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
 
 from ..backends import Backend, get_backend
 from ..data.targets import ClassTargets
-from ..models.model import Model
-from ..training.progress import progress_bar
-from ..training.stopping import DivergenceError, EarlyStopping
-from ..training.train import train
+from ..training.stopping import DivergenceError
 from .exit_codes import INTERRUPTED, OK
+from .fitting import Fitted, alone, fit
 from .log import hush
 from .options import brought, merge, read_config
 from .preparation import Prepared, prepare
 from .results import score_words, show_predictions
 from .run_directory import RunDirectory, to_json
-from .terminal import is_watched, note, print_header
+from .terminal import is_watched, note, note_on_data, print_header
 
 
 def train_command(arguments: argparse.Namespace) -> int:
@@ -29,137 +28,155 @@ def train_command(arguments: argparse.Namespace) -> int:
     options = merge(given, config)
     backend = get_backend(options["backend"], options["threads"])
     run = prepare(options)
-    run.values["backend"] = _full_name(options["backend"], backend)
-    quiet = options["quiet"] or False
+    quiet = options["quiet"]
     if quiet:
         hush()
     watched = is_watched(quiet)
     if watched:
         print_header(run, backend, brought(options, given.keys() | config.keys()))
-    elif run.reason and not quiet:
-        note(f"the task is {run.values['task']}: {run.reason}")
-    if "test" in given and run.brings_test and not quiet:
-        note(f"{options['data']} brings its own test part; --test is not used")
-    directory = RunDirectory(options["out"], run.values) if options["out"] else None
+    if not quiet:
+        note_on_data(run.data, options["data"], given, with_task=not watched)
+    return complete(run, backend)
+
+
+def complete(run: Prepared, backend: Backend, beside: Mapping[str, Any] | None = None) -> int:
+    """Train, measure, save with --out, and print the result. Returns the exit code.
+
+    beside: what the object of --json has besides.
+    """
+    values = run.values
+    values["backend"] = full_name(values["backend"], backend)
+    directory = RunDirectory(values["out"], values) if values["out"] else None
     try:
-        model = _train(run, backend, directory, watched)
+        fitted = fit(run, backend, directory, is_watched(values["quiet"]))
     except DivergenceError as error:
         if directory:
-            directory.save(error.model, f"{options['data']}, diverged")
-        if options["json"]:
-            print(to_json(_summary(run, error.model, None, {}, directory)))
+            directory.save(error.model, f"{values['data']}, diverged")
+        if values["json"]:
+            print(to_json({**_summary(run, alone(error.model), None, directory), **(beside or {})}))
         raise
     except BaseException:
         if directory:
             directory.abandon()
         raise
     # Where nothing was held out to test with, there is only what was trained on.
-    measured, part = (run.test, "test") if run.test is not None else (run.training, "training")
-    if directory and (missing := directory.save(model, options["data"], measured)):
+    data = run.data
+    measured, part = (data.test, "test") if data.test is not None else (data.training, "training")
+    if directory and (missing := directory.save(fitted.trained, values["data"], measured)):
         note(missing)
-    scores = model.evaluate(measured.X, measured.y)
-    if options["json"]:
-        print(to_json(_summary(run, model, part, scores, directory)))
+    scores = fitted.trained.evaluate(measured.X, measured.y)
+    each = [member.evaluate(measured.X, measured.y) for member in fitted.members] if values["ensemble"] > 1 else []
+    result = _Result(part, len(measured), scores, each)
+    if values["json"]:
+        print(to_json({**_summary(run, fitted, result, directory), **(beside or {})}))
     else:
-        if not quiet:
-            show_predictions(model, measured)
-        print(_final_line(run, model, part, len(measured), scores, directory))
-    return INTERRUPTED if model.history.stopped == "interrupted" else OK
+        if not values["quiet"]:
+            show_predictions(fitted.trained, measured)
+        print(_final_line(run, fitted, result, directory))
+    return INTERRUPTED if fitted.is_interrupted else OK
 
 
-def _train(run: Prepared, backend: Backend, directory: RunDirectory | None, watched: bool) -> Model:
-    values = run.values
-    early_stopping: bool | EarlyStopping = False
-    if values["early_stopping"]:
-        early_stopping = EarlyStopping(values["patience"], values["tolerance"])
-    with contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.filterwarnings("ignore", "Training interrupted by user")  # the final line says so
-        # Without a callback, tiny networks run many epochs in one call
-        callbacks: list[Any] = [directory.record] if directory else []
-        if watched:
-            callbacks.append(stack.enter_context(progress_bar(values["epochs"])))
-        return train(
-            run.network,
-            run.training.X,
-            run.training.y,
-            loss=values["loss"],
-            optimizer=run.optimizer,
-            learning_rate=values["learning_rate"],
-            epochs=values["epochs"],
-            batch_size=values["batch_size"],
-            schedule=run.schedule,
-            alpha=values["alpha"],
-            l1=values["l1"],
-            clip_norm=values["clip_norm"],
-            validation=None if run.validation is None else (run.validation.X, run.validation.y),
-            early_stopping=early_stopping,
-            shuffle=values["shuffle"],
-            backend=backend,
-            dtype=values["dtype"],
-            seed=values["seed"],
-            callbacks=callbacks,
-            inputs=run.inputs,
-            targets=run.targets,
-            input_scale=run.input_scale,
-        )
+class _Result(NamedTuple):
+    """What was measured. each: an ensemble's members, as they predict alone."""
+
+    part: str
+    rows: int
+    scores: dict[str, float]
+    each: list[dict[str, float]]
+
+    def of_members(self, name: str) -> float:
+        return float(np.mean([scores[name] for scores in self.each]))
 
 
-def _full_name(asked: str, backend: Backend) -> str:
+def full_name(asked: str, backend: Backend) -> str:
     """A name that selects this backend again: "cuda:1" stays, "auto" becomes what it chose."""
     return backend.name if asked == "auto" else asked
 
 
-def _speed(run: Prepared, model: Model) -> float | None:
-    """Training rows a second."""
-    seconds = sum(model.history.seconds)
-    return len(run.training) * model.history.epochs / seconds if seconds else None
+def _epochs(fitted: Fitted) -> int:
+    return sum(member.history.epochs for member in fitted.members)
 
 
-def _summary(
-    run: Prepared, model: Model, part: str | None, scores: dict[str, float], directory: RunDirectory | None
-) -> dict[str, Any]:
+def _speed(run: Prepared, fitted: Fitted) -> float | None:
+    """Training rows a second, of all networks."""
+    return len(run.data.training) * _epochs(fitted) / fitted.seconds if fitted.seconds else None
+
+
+def _stopped(fitted: Fitted) -> str:
+    """Why training ended; of several networks, "early stopping" if one did."""
+    if fitted.is_interrupted:
+        return "interrupted"
+    reasons = {member.history.stopped for member in fitted.members}
+    return reasons.pop() if len(reasons) == 1 else "early stopping"
+
+
+def _best_epoch(run: Prepared, fitted: Fitted) -> int | None:
+    """Of a single network, the epoch whose weights early stopping kept."""
+    return fitted.members[0].history.best_epoch if run.values["ensemble"] == 1 else None
+
+
+def _kept(fitted: Fitted, name: str) -> float | None:
+    """The loss or a metric at the kept weights, on average over the networks."""
+    values = [member.history.kept(name) for member in fitted.members]
+    found = [value for value in values if value is not None]
+    return float(np.mean(found)) if found else None
+
+
+def _summary(run: Prepared, fitted: Fitted, result: _Result | None, directory: RunDirectory | None) -> dict[str, Any]:
     """The object that --json prints. Without a test part, its score is null and the training part's stands beside."""
-    history, values = model.history, run.values
-    metric = "accuracy" if isinstance(model.targets, ClassTargets) else "r2"
+    data, values = run.data, run.values
+    metric = "accuracy" if isinstance(run.targets, ClassTargets) else "r2"
     summary: dict[str, Any] = {
         "data": values["data"],
         "task": values["task"],
         "backend": values["backend"],
         "dtype": values["dtype"],
         "seed": values["seed"],
+        "networks": len(fitted.members),
+        "diverged": fitted.diverged,
         "parameters": run.network.parameter_count,
-        "training_rows": len(run.training),
-        "test_rows": 0 if run.test is None else len(run.test),
-        "epochs": history.epochs,
-        "stopped": history.stopped,
-        "best_epoch": history.best_epoch,
-        "train_loss": history.kept("loss"),
+        "training_rows": len(data.training),
+        "test_rows": 0 if data.test is None else len(data.test),
+        "epochs": _epochs(fitted),
+        "stopped": _stopped(fitted),
+        "best_epoch": _best_epoch(run, fitted),
+        "train_loss": _kept(fitted, "loss"),
         f"test_{metric}": None,
     }
-    if part:
-        summary |= {f"{part}_{name}": value for name, value in scores.items() if part == "test" or name != "loss"}
-    summary |= {name: history.kept(name) for name in history.metrics}
+    if result:
+        scores = result.scores if result.part == "test" else {metric: result.scores[metric]}
+        summary |= {f"{result.part}_{name}": value for name, value in scores.items()}
+        if result.each:
+            summary[f"members_{result.part}_{metric}"] = result.of_members(metric)
+    summary |= {name: _kept(fitted, name) for name in fitted.members[0].history.metrics}
     return summary | {
-        "seconds": sum(history.seconds, 0.0),
-        "samples_per_second": _speed(run, model),
+        "seconds": fitted.seconds,
+        "samples_per_second": _speed(run, fitted),
         "out": None if directory is None else directory.path,
     }
 
 
-def _final_line(
-    run: Prepared, model: Model, part: str, rows: int, scores: dict[str, float], directory: RunDirectory | None
-) -> str:
-    history = model.history
+def _members_words(fitted: Fitted, result: _Result) -> str:
+    """ "8 networks, each 96.69% on average, 1 more diverged"."""
+    accuracy = "accuracy" in result.scores
+    mean = f"{result.of_members('accuracy'):.2%}" if accuracy else f"R2 {result.of_members('r2'):.4f}"
+    diverged = f", {fitted.diverged} more diverged" if fitted.diverged else ""
+    return f"{len(fitted.members)} networks, each {mean} on average{diverged}"
+
+
+def _final_line(run: Prepared, fitted: Fitted, result: _Result, directory: RunDirectory | None) -> str:
     endings = {"interrupted": "interrupted after", "early stopping": "stopped early after"}
-    epochs = f"{history.epochs:,} epoch{'s' * (history.epochs != 1)} in {sum(history.seconds):.3g} s"
-    best = f" (the weights of epoch {history.best_epoch} are kept)" if history.best_epoch else ""
-    loss = history.kept("loss")
+    count = _epochs(fitted)
+    epochs = f"{count:,} epoch{'s' * (count != 1)} in {fitted.seconds:.3g} s"
+    best_epoch = _best_epoch(run, fitted)
+    best = f" (the weights of epoch {best_epoch} are kept)" if best_epoch else ""
+    loss = _kept(fitted, "loss")
     parts = [
-        f"{part} {score_words(scores, rows)}",
+        f"{result.part} {score_words(result.scores, result.rows)}",
+        *([_members_words(fitted, result)] if result.each else []),
         *([] if loss is None else [f"training loss {loss:.4g}"]),
-        f"{endings.get(history.stopped, '')} {epochs}{best}".strip(),
-        f"{_speed(run, model) or 0:,.0f} samples/s on {run.values['backend']}",
+        f"{endings.get(_stopped(fitted), '')} {epochs}{best}".strip(),
+        f"{_speed(run, fitted) or 0:,.0f} samples/s on {run.values['backend']}",
     ]
     if directory:
         parts.append(f"saved in {directory.path}")

@@ -18,7 +18,7 @@ from ..plans.plan import ROWS_AT_ONCE
 from ..plans.recipe import batch_divisor
 from ..support.arrays import array_module, to_host
 from ..support.checks import shown
-from ..support.tensors import read_tensors, write_tensors
+from ..support.tensors import format_of, read_tensors, write_tensors
 from .answers import check_probabilities, predictions, probabilities
 from .metrics import score
 from .model import Model
@@ -242,6 +242,20 @@ class Ensemble:
                 raise ValueError(f"it holds the unknown array {name!r}")
             own[index][rest] = array
         return cls(Model.from_file(*parts) for parts in zip(described, own.values(), strict=True))
+
+
+Trained = Model | Ensemble
+
+
+def load_trained(path: str | os.PathLike[str], backend: str | Backend = "auto", threads: int | None = None) -> Trained:
+    """The model or the ensemble that a file holds. Raises as Model.load does."""
+    kind = Ensemble if format_of(path) == FORMAT else Model
+    return kind.load(path, backend, threads)
+
+
+def first_member(trained: Trained) -> Model:
+    """The model itself, or an ensemble's first: all members read and tell the same."""
+    return trained.members[0] if isinstance(trained, Ensemble) else trained
 
 
 def _reads(model: Model) -> dict[str, Any]:

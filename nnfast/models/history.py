@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -49,6 +49,12 @@ class History:
     def epochs(self) -> int:
         """How many epochs were finished."""
         return len(self.loss)
+
+    def __iter__(self) -> Iterator[EpochRecord]:
+        """The epochs in order."""
+        for index in range(self.epochs):
+            metrics = {name: values[index] for name, values in self.metrics.items()}
+            yield EpochRecord(index + 1, self.loss[index], self.learning_rate[index], self.seconds[index], metrics)
 
     def kept(self, name: str) -> float | None:
         """Of "loss" or a metric, the value of the epoch whose weights the model has; None where there is none."""

@@ -139,7 +139,7 @@ def predictions_table(true: ArrayLike, predicted: ArrayLike) -> str:
     suffixes = [f"_{output}" for output in range(truth.shape[1])] if truth.shape[1] > 1 else [""]
     header = [name + suffix for suffix in suffixes for name in ("true", "predicted")]
     columns = [column for pair in zip(truth.T, guesses.T, strict=True) for column in pair]
-    return _aligned([header, *zip(*map(_cells, columns), strict=True)])
+    return aligned([header, *zip(*map(_cells, columns), strict=True)])
 
 
 def confusion_matrix(true: ArrayLike, predicted: ArrayLike, classes: ArrayLike, width: int | None = None) -> str:
@@ -167,7 +167,7 @@ def _counts_table(counts: NDArray[np.int64], names: Sequence[str], columns: Sequ
         [name, *(str(count) if count or row == column else "." for column, count in enumerate(line))]
         for row, (name, line) in enumerate(zip(names, counts, strict=True))
     ]
-    return _aligned([["true \\ predicted", *columns], *lines])
+    return aligned([["true \\ predicted", *columns], *lines])
 
 
 def _cells(column: NDArray[Any]) -> list[str]:
@@ -176,7 +176,7 @@ def _cells(column: NDArray[Any]) -> list[str]:
     return [f"{value:.6g}" for value in column]
 
 
-def _aligned(rows: Sequence[Sequence[str]]) -> str:
+def aligned(rows: Sequence[Sequence[str]]) -> str:
     """Right-aligned columns."""
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in rows)

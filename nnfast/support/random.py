@@ -22,6 +22,7 @@ class Purpose(IntEnum):
     ORDER = 2  # position: the epoch
     SPLIT = 3  # position: which split
     DROPOUT = 4  # position: layer, step and element (drawn by philox4x32)
+    CANDIDATE = 5  # position: the trial of a search
 
 
 MAX_SEED = 2**64 - 1

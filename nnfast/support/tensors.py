@@ -52,3 +52,14 @@ def read_tensors(
         return make(texts, arrays)
     except (KeyError, TypeError, AttributeError, ValueError, OverflowError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)} is a damaged {what} file: {error}") from None
+
+
+def format_of(path: str | os.PathLike[str]) -> str | None:
+    """The format of a file of write_tensors; None for any other file, and for one that cannot be read."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, framework="numpy") as file:
+            return (file.metadata() or {}).get("format")
+    except (SafetensorError, OSError):
+        return None

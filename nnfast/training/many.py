@@ -100,11 +100,13 @@ def train_many(
     data, chosen = Data(X, y), _broadcast(networks, settings, options)
     if folds is None:
         jobs = [_checked(index, *one, data) for index, one in enumerate(chosen)]
+        queue = _queue(jobs, 1)
     else:
         if any(one.validation is not None for _, one in chosen):
             raise ValueError("validation is what folds hold out: give folds or validation")
         pairs = _pairs(folds, _checked(0, *chosen[0], data))
         jobs = [_checked(index, *one, data, *pair) for index, one in enumerate(chosen) for pair in pairs]
+        queue = _queue(jobs, len(pairs))
     with contextlib.ExitStack() as stack:
         heard = [finished] if finished else []
         if progress:
@@ -123,7 +125,7 @@ def train_many(
             for function in heard:
                 function(index, result)
 
-        results = _run_all(jobs, run, engine.programs_at_once, interruption, tell)
+        results = _run_all(jobs, queue, run, engine.programs_at_once, interruption, tell)
     if interruption.noted:
         warnings.warn("Training interrupted by user.", stacklevel=2)
     return results
@@ -203,16 +205,25 @@ def _taken(done: SimpleQueue[Future[Result]]) -> Future[Result]:
             return done.get(timeout=0.2)
 
 
+def _queue(jobs: Sequence[Job], folds: int) -> list[int]:
+    """The places of all jobs, the longest network's first; a network's folds stand together, so that they end together.
+
+    folds: how many jobs each network has.
+    """
+    longest = [max(job.flops for job in jobs[first : first + folds]) for first in range(0, len(jobs), folds)]
+    return sorted(range(len(jobs)), key=lambda place: (-longest[place // folds], place // folds, -jobs[place].flops))
+
+
 def _run_all(
     jobs: Sequence[Job],
+    queue: Sequence[int],
     run: Callable[[Job], Result],
     at_once: int,
     interruption: Interruption,
     finished: Callable[[int, Result], Any],
 ) -> list[Result]:
-    """The results of all jobs, of which `at_once` run at a time, the longest first."""
+    """The results of all jobs, of which `at_once` run at a time, begun in the queue's order."""
     results: list[Result] = [None] * len(jobs)
-    queue = sorted(range(len(jobs)), key=lambda index: -jobs[index].flops)
     if min(at_once, len(jobs)) == 1:
         for index in queue:
             results[index] = run(jobs[index])

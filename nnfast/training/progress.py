@@ -1,4 +1,4 @@
-"""Progress bars: of epochs, as a callback of a training, and of networks."""
+"""Progress bars: of epochs, as a callback of a training, of networks, and of anything else."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 @contextlib.contextmanager
 def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
     """A bar of epochs as wide as the terminal, and below it the losses and the score, as a callback of train()."""
-    with _bar("epoch", epochs) as (move, numbers):
+    with bar("epoch", epochs) as (move, numbers):
 
         def show(record: EpochRecord) -> None:
             words = [f"loss {record.loss:.4g}"]
@@ -35,7 +35,7 @@ def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
 @contextlib.contextmanager
 def networks_bar(networks: int) -> Iterator[Callable[[int, Any], Any]]:
     """A bar of networks, and below it the best so far; called with the number of one that is done, and its result."""
-    with _bar("network", networks) as (move, numbers):
+    with bar("network", networks) as (move, numbers):
         done, best, diverged, leader = 0, math.inf, 0, ""
 
         def show(index: int, result: Any) -> None:
@@ -55,15 +55,15 @@ def networks_bar(networks: int) -> Iterator[Callable[[int, Any], Any]]:
 
 
 @contextlib.contextmanager
-def _bar(unit: str, total: int) -> Iterator[tuple[Callable[[int], None], Text]]:
+def bar(unit: str, total: int) -> Iterator[tuple[Callable[[int], None], Text]]:
     """A bar on standard error: what moves it, and the line of text below it."""
     from rich.console import Console, Group
     from rich.live import Live
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
     from rich.text import Text
 
-    bar = Progress(TextColumn(unit), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), expand=True)
-    task, numbers = bar.add_task("", total=total), Text()
-    with Live(Group(bar, numbers), console=Console(stderr=True)):
-        yield lambda done: bar.update(task, completed=done), numbers
+    line = Progress(TextColumn(unit), MofNCompleteColumn(), BarColumn(None), TimeRemainingColumn(), expand=True)
+    task, numbers = line.add_task("", total=total), Text()
+    with Live(Group(line, numbers), console=Console(stderr=True)):
+        yield lambda done: line.update(task, completed=done), numbers
     print(file=sys.stderr)

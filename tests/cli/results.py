@@ -5,6 +5,9 @@ from __future__ import annotations
 import csv
 import io
 import json
+import signal
+
+from nnfast.backends.numpy.program import NumpyProgram
 
 FAST = ("--backend", "numpy", "--epochs", "2", "--hidden", "8")
 OF_PICTURES = ("--backend", "numpy", "--task", "classification")
@@ -27,3 +30,16 @@ def assert_refused(result, *phrases, code=2, command="train"):
     assert err.count("\n") == 1
     for phrase in phrases:
         assert phrase in err
+
+
+def press_ctrl_c_at_step(monkeypatch, number):
+    """Amid a training on the NumPy backend; steps are counted from here on, over all networks."""
+    run, steps = NumpyProgram.run, iter(range(10**9))
+
+    def interrupted_run(self, *arguments):
+        if next(steps) == number:
+            signal.raise_signal(signal.SIGINT)
+        return run(self, *arguments)
+
+    monkeypatch.setattr("nnfast.training.runner.STRETCH_SECONDS", 0.0)  # a stretch is one step
+    monkeypatch.setattr(NumpyProgram, "run", interrupted_run)

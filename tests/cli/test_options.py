@@ -176,7 +176,7 @@ def test_every_option_reaches_the_run(nnfast, monkeypatch):
         seen.update(parameters, network=network)
         return train(network, X, y, **parameters)
 
-    monkeypatch.setattr("nnfast.cli.train.train", spy)
+    monkeypatch.setattr("nnfast.cli.fitting.train", spy)
     code, _, err = nnfast(
         "train", "digits", "--backend", "numpy", "--hidden", "6,5", "--activation", "tanh", "--dropout", 0.25,
         "--no-bias", "--initializer", "he_normal", "--output-activation", "sigmoid", "--loss", "squared_error",
