@@ -125,7 +125,7 @@ class Job:
     """A training whose parameters and data were checked.
 
     training, held_out: the rows learnt from, and those measured after every epoch. orders: of the training rows by
-    their places among them.
+    their places among them. parameters: to begin with, if they are not drawn.
     """
 
     network: Network
@@ -140,7 +140,7 @@ class Job:
     early_stopping: EarlyStopping | None
     callbacks: tuple[Callback, ...]
     orders: Orders
-    parameters: NDArray[Any]
+    parameters: NDArray[Any] | None
     state: NDArray[Any]
     inputs: InputEncoding | None
     targets: TargetEncoding
@@ -161,9 +161,11 @@ class Job:
             if part is not None:
                 check_place(program, part.source)
         program.bind(self.training.source)
+        # Drawn here: thousands of jobs may wait
+        drawn = self.plan.initial_parameters(self.recipe.seed) if self.parameters is None else self.parameters
         model = Model(
-            self.network, self.parameters.copy(), self.state.copy(), self.recipe.loss, self.targets, self.inputs,
-            self.input_scale, **predicts,
+            self.network, drawn.astype(self.recipe.dtype), self.state.copy(), self.recipe.loss, self.targets,
+            self.inputs, self.input_scale, **predicts,
         )  # fmt: skip
         rules = TrainingRules(program, model, self.training, self.held_out, self.orders, self.rate, self.early_stopping)
         runner = Runner(
@@ -239,8 +241,9 @@ def make_job(
     batch_size = n_rows if settings.batch_size == "full" else settings.batch_size
     batch = min(check_integer(batch_size, "batch_size (or 'full')"), n_rows)
     plan = make_plan(network, planned_rows(batch, n_rows))
-    parameters = plan.initial_parameters(seed) if settings.initial_parameters is None else settings.initial_parameters
-    parameters = check_vector(parameters, plan.parameter_count, dtype, "initial_parameters")
+    parameters = None
+    if settings.initial_parameters is not None:
+        parameters = check_vector(settings.initial_parameters, plan.parameter_count, dtype, "initial_parameters")
     state = plan.initial_state() if settings.initial_state is None else settings.initial_state
     state = check_vector(state, plan.state_count, dtype, "initial_state")
     check_state(plan, state)
