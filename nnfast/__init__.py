@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
-    from .estimators import MLPClassifier, MLPRegressor
+    from .estimators import MLPClassifier, MLPRegressor, together
     from .formulas.activations import ACTIVATIONS, Activation
     from .formulas.losses import LOSSES, Loss
     from .formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -65,7 +65,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "training.learner": ("Learner",),
     "training.stopping": ("DivergenceError", "EarlyStopping"),
     "training.train": ("train",),
-    "estimators": ("MLPClassifier", "MLPRegressor"),
+    "estimators": ("MLPClassifier", "MLPRegressor", "together"),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -74,7 +74,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "Learner", "Model", "History", "EpochRecord",
     "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES", "Optimizer", "OPTIMIZERS",
     "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend", "BackendUnavailableError", "MLPClassifier",
-    "MLPRegressor",
+    "MLPRegressor", "together",
 ]  # fmt: skip
 
 

@@ -7,5 +7,6 @@ from __future__ import annotations
 
 from .classifier import MLPClassifier
 from .regressor import MLPRegressor
+from .together import together
 
-__all__ = ["MLPClassifier", "MLPRegressor"]
+__all__ = ["MLPClassifier", "MLPRegressor", "together"]
