@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
-    from .estimators import MLPClassifier, MLPRegressor, together
+    from .estimators import MLPClassifier, MLPRegressor
+    from .estimators.together import together
     from .formulas.activations import ACTIVATIONS, Activation
     from .formulas.losses import LOSSES, Loss
     from .formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -65,7 +66,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "training.learner": ("Learner",),
     "training.stopping": ("DivergenceError", "EarlyStopping"),
     "training.train": ("train",),
-    "estimators": ("MLPClassifier", "MLPRegressor", "together"),
+    "estimators": ("MLPClassifier", "MLPRegressor"),
+    "estimators.together": ("together",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 

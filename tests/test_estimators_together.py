@@ -273,10 +273,37 @@ def test_a_task_has_the_configuration_of_its_caller_and_clears_no_filters_of_war
     assert not cleared
 
 
-def test_two_calls_at_once_in_one_thread_have_threads_of_their_own() -> None:
+@pytest.mark.filterwarnings("ignore:.*have been cancelled:UserWarning")
+def test_the_end_of_a_call_ends_no_task_of_another() -> None:
+    def later(number: int) -> int:
+        time.sleep(0.01)
+        return number
+
     with together(threads=2):
-        calls = [joblib.Parallel(return_as="generator")(joblib.delayed(abs)(i) for i in range(9)) for _ in range(2)]
-        assert list(itertools.chain(*zip(*calls, strict=True))) == [i // 2 for i in range(18)]
+        calls = [joblib.Parallel(return_as="generator")(joblib.delayed(later)(i) for i in range(20)) for _ in range(2)]
+        assert next(calls[0]) == 0
+        calls[0].close()
+        assert [*calls[1]] == [*range(20)]
+
+
+def test_tasks_have_their_share_of_blas_and_leave_the_filters_of_warnings_alone() -> None:
+    entered, left = threading.Event(), threading.Event()
+
+    def first() -> list[int]:
+        with warnings.catch_warnings():
+            assert entered.wait(GUARD_SECONDS)
+        left.set()
+        return blas_threads()
+
+    def second() -> list[int]:
+        with warnings.catch_warnings():  # and restores the filters of the other, which are gone
+            entered.set()
+            assert left.wait(GUARD_SECONDS)
+        return blas_threads()
+
+    with threadpool_limits(2, "blas"), together(threads=2):
+        limits = joblib.Parallel()(joblib.delayed(task)() for task in (first, second))
+    assert {*itertools.chain(*limits)} == {1}
 
 
 def test_it_serves_a_thread_that_is_not_the_main_one_and_no_other() -> None:

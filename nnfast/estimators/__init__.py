@@ -7,6 +7,5 @@ from __future__ import annotations
 
 from .classifier import MLPClassifier
 from .regressor import MLPRegressor
-from .together import together
 
-__all__ = ["MLPClassifier", "MLPRegressor", "together"]
+__all__ = ["MLPClassifier", "MLPRegressor"]
