@@ -287,15 +287,17 @@ def test_the_end_of_a_call_ends_no_task_of_another() -> None:
 
 
 def test_tasks_have_their_share_of_blas_and_leave_the_filters_of_warnings_alone() -> None:
-    entered, left = threading.Event(), threading.Event()
+    begun, entered, left = threading.Event(), threading.Event(), threading.Event()
 
     def first() -> list[int]:
         with warnings.catch_warnings():
+            begun.set()
             assert entered.wait(GUARD_SECONDS)
         left.set()
         return blas_threads()
 
     def second() -> list[int]:
+        assert begun.wait(GUARD_SECONDS)
         with warnings.catch_warnings():  # and restores the filters of the other, which are gone
             entered.set()
             assert left.wait(GUARD_SECONDS)
