@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from .backends import BackendUnavailableError, get_backend
     from .backends.numba.jit import predict_frame
     from .estimators import MLPClassifier, MLPRegressor
+    from .estimators.together import together
     from .formulas.activations import ACTIVATIONS, Activation
     from .formulas.losses import LOSSES, Loss
     from .formulas.optimizers import OPTIMIZERS, Optimizer, get_optimizer
@@ -72,6 +73,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "training.stopping": ("DivergenceError", "EarlyStopping"),
     "training.train": ("train",),
     "estimators": ("MLPClassifier", "MLPRegressor"),
+    "estimators.together": ("together",),
 }
 _HOME_OF = {name: module for module, names in _HOMES.items() for name in names}
 
@@ -80,7 +82,7 @@ __all__ = [  # noqa: RUF022 - in the order of use
     "BatchNorm", "LayerNorm", "multilayer_perceptron", "lenet5", "train", "train_many", "Learner", "Model", "Ensemble",
     "History", "EpochRecord", "EarlyStopping", "DivergenceError", "Activation", "ACTIVATIONS", "Loss", "LOSSES",
     "Optimizer", "OPTIMIZERS", "get_optimizer", "Schedule", "SCHEDULES", "get_schedule", "get_backend",
-    "BackendUnavailableError", "MLPClassifier", "MLPRegressor", "predict_frame",
+    "BackendUnavailableError", "MLPClassifier", "MLPRegressor", "predict_frame", "together",
 ]  # fmt: skip
 
 

@@ -47,9 +47,9 @@ if find_spec("hypothesis"):
 # What `-m "not slow"` leaves out, beside all that runs on the CUDA twin: where three quarters of the time go.
 SLOW = (
     "tests/cuda/test_backend.py", "tests/cuda/test_gate.py", "tests/cuda/test_mutants.py", "tests/test_bare_machine.py",
-    "tests/test_compilation.py", "tests/test_estimators_ecosystem.py", "tests/test_estimators_same_model.py",
-    "tests/test_register_widths.py", "tests/test_same_results.py::test_every_pair",
-    "tests/test_same_results_at_any_size.py",
+    "tests/test_compilation.py", "tests/test_estimators_dask.py", "tests/test_estimators_ecosystem.py",
+    "tests/test_estimators_same_model.py", "tests/test_register_widths.py",
+    "tests/test_same_results.py::test_every_pair", "tests/test_same_results_at_any_size.py",
 )  # fmt: skip
 
 

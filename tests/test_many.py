@@ -12,7 +12,7 @@ import pytest
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
 from nnfast.backends import Backend
 from nnfast.data.splits import fold_rows
-from nnfast.support.threads import engaged, fair_share
+from nnfast.support.threads import fair_share, share_kept
 from nnfast.training.many import Result
 
 NETWORK = Network(4, [Dense(6, "relu"), Dense(3, "softmax")])
@@ -184,7 +184,7 @@ def test_a_thread_that_trains_counts_also_between_its_stretches() -> None:
     begun, over = threading.Event(), threading.Event()
 
     def train_on() -> None:
-        with engaged():
+        with share_kept():
             begun.set()
             over.wait()
 

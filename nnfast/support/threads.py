@@ -26,7 +26,7 @@ MAX_THREADS = 1024
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 _running: set[int] = set()  # the threads in which computations run
-_engaged: set[int] = set()  # the threads that compute again and again
+_keeping: set[int] = set()  # and those that keep their share between computations
 
 
 def check_threads(threads: Any) -> int | None:
@@ -69,29 +69,29 @@ def fair_share(count: int) -> Iterator[int]:
     thread = threading.get_ident()
     try:
         _running.add(thread)
-        yield max(1, count // len(_running | _engaged))
+        yield max(1, count // len(_running | _keeping))
     finally:
         _running.discard(thread)
 
 
 @contextmanager
-def engaged() -> Iterator[None]:
-    """Within this, the thread counts for fair_share() also between two computations: other threads' teams stay small.
+def share_kept() -> Iterator[None]:
+    """Within this, the thread counts as one in which a computation runs, also between its computations.
 
-    For threads that no signal interrupts, which are all but the main one.
+    So several threads with a long job each do not take each other's processors at every start.
     """
     thread = threading.get_ident()
-    _engaged.add(thread)
     try:
+        _keeping.add(thread)
         yield
     finally:
-        _engaged.discard(thread)
+        _keeping.discard(thread)
 
 
 def _forget() -> None:
     """In a forked process nothing runs, whatever its parent was doing."""
     _running.clear()
-    _engaged.clear()
+    _keeping.clear()
 
 
 if hasattr(os, "register_at_fork"):

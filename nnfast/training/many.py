@@ -22,7 +22,7 @@ from ..models.validation import check_row_numbers
 from ..networks.network import Network
 from ..support.checks import shown
 from ..support.interruption import Interruption, interruptible
-from ..support.threads import engaged
+from ..support.threads import share_kept
 from .job import Data, Job, Settings, class_labels, make_job
 from .progress import networks_bar
 from .stopping import DivergenceError
@@ -230,13 +230,13 @@ def _run_all(
             finished(index, results[index])
         return results
 
-    def run_engaged(job: Job) -> Result:
-        with engaged():
+    def run_beside(job: Job) -> Result:
+        with share_kept():
             return run(job)
 
     with ThreadPoolExecutor(min(at_once, len(jobs)), "nnfast") as pool:
         done: SimpleQueue[Future[Result]] = SimpleQueue()
-        running = {pool.submit(run_engaged, jobs[index]): index for index in queue}
+        running = {pool.submit(run_beside, jobs[index]): index for index in queue}
         for future in running:
             future.add_done_callback(done.put)
         try:

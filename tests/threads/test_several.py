@@ -17,7 +17,7 @@ from sklearn.model_selection import GridSearchCV
 pytest.importorskip("numba")
 
 from nnfast import MLPClassifier
-from nnfast.support.threads import fair_share, thread_count
+from nnfast.support.threads import fair_share, share_kept, thread_count
 from tests.threads.fits import GUARD_SECONDS, NETWORKS, fit, run_script
 
 
@@ -62,6 +62,20 @@ def test_computations_at_once_share_the_threads() -> None:
     with fair_share(4) as after:
         pass
     assert (alone, half, others, least, again, after) == (4, 2, [1], 1, 2, 4)
+
+
+def test_a_share_that_is_kept_counts_between_computations() -> None:
+    def half_a_job() -> int:
+        with share_kept():
+            with fair_share(4) as own:
+                pass
+            with ThreadPoolExecutor(1) as pool:
+                other = pool.submit(share_of_another_thread, 4).result(GUARD_SECONDS)
+        return 10 * own + other
+
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(half_a_job).result(GUARD_SECONDS) == 42
+    assert share_of_another_thread(4) == 4
 
 
 def test_an_interruption_anywhere_loses_no_share_for_good() -> None:
