@@ -54,6 +54,7 @@ class Program(ABC):
     """A network laid out and ready to train: parameters, optimizer slots, state, and the steps that change them."""
 
     reads_device_arrays = False  # whether a source's inputs may be a CuPy array
+    threads: float | None = None  # the mean of the last call's steps, where the backend shares them among threads
 
     def __init__(self, plan: Plan, recipe: Recipe) -> None:
         check_constants_fit(plan, recipe)

@@ -70,6 +70,8 @@ class RunDirectory:
         """Append an epoch to metrics.jsonl, for programs that follow the file. A callback of train()."""
         line = {"epoch": record.epoch, "loss": record.loss, **record.metrics}
         line |= {"learning_rate": float(record.learning_rate), "seconds": record.seconds}
+        if record.threads is not None:
+            line["threads"] = record.threads
         self._begin().write(to_json(line) + "\n")
 
     def save(self, model: Model, title: str, measured: Part | None = None) -> str | None:

@@ -116,6 +116,12 @@ def _speed(run: Prepared, model: Model) -> float | None:
     return len(run.training) * model.history.epochs / seconds if seconds else None
 
 
+def _threads(model: Model) -> float | None:
+    """The mean over the run; None where the backend has none of its own."""
+    threads = model.history.threads
+    return sum(threads) / len(threads) if threads else None
+
+
 def _summary(
     run: Prepared, model: Model, part: str | None, scores: dict[str, float], directory: RunDirectory | None
 ) -> dict[str, Any]:
@@ -143,6 +149,7 @@ def _summary(
     return summary | {
         "seconds": sum(history.seconds, 0.0),
         "samples_per_second": _speed(run, model),
+        "threads": _threads(model),
         "out": None if directory is None else directory.path,
     }
 
@@ -159,12 +166,13 @@ def _final_line(
     endings = {"interrupted": "interrupted after", "early stopping": "stopped early after"}
     epochs = f"{history.epochs:,} epoch{'s' * (history.epochs != 1)} in {sum(history.seconds):.3g} s"
     best = f" (the weights of epoch {history.best_epoch} are kept)" if history.best_epoch else ""
-    loss = _kept(model, history.loss)
+    loss, threads = _kept(model, history.loss), _threads(model)
+    used = "" if threads is None else f", {threads:.2g} thread{'s' * (threads != 1)}"
     parts = [
         f"{part} {score_words(scores, rows)}",
         *([] if loss is None else [f"training loss {loss:.4g}"]),
         f"{endings.get(history.stopped, '')} {epochs}{best}".strip(),
-        f"{_speed(run, model) or 0:,.0f} samples/s on {run.values['backend']}",
+        f"{_speed(run, model) or 0:,.0f} samples/s on {run.values['backend']}{used}",
     ]
     if directory:
         parts.append(f"saved in {directory.path}")

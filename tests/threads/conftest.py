@@ -16,9 +16,9 @@ def teams(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """How many threads every stretch asked for; small networks use threads as large ones do."""
     seen: list[int] = []
 
-    def noted(function: Callable[[int, int], Any], count: int) -> None:
+    def noted(function: Callable[[int, int], Any], count: int, *limit: Any) -> None:
         seen.append(count)
-        run_in_threads(function, count)
+        run_in_threads(function, count, *limit)
 
     for variable in VARIABLES:
         monkeypatch.delenv(variable, raising=False)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import time
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from ..base import HostProgram, Source, Vector, batch_totals, check_inputs, chec
 from . import announcement
 from .frame import Frame
 from .table import Table
+from .team import TeamSize
 
 # A step is shared among threads only so far that each has this much to do, some ten microseconds' worth: waiting for
 # each other costs about one.
@@ -37,9 +39,12 @@ class NumbaProgram(HostProgram):
     """A plan as tables of integers, operations and job (kernels/cpu/tables.py).
 
     kept: the arrays that the tables know by their addresses. areas: what the engine adds to the plan's workspace.
+    threads: how many may share a step. measures: whether fewer of them do where that is faster; see team.py.
     """
 
-    def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
+    threads: float = 1.0
+
+    def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1, measures: bool = False) -> None:
         super().__init__(plan, recipe)
         from ...kernels.cpu import formulas, gather, panels, sparse, tables
 
@@ -48,7 +53,8 @@ class NumbaProgram(HostProgram):
         self._sparse_kernel = gather.sparse_kernel
         self._sparse = sparse
         self._formulas = formulas
-        self._threads = threads
+        self._threads, self._measures = threads, measures
+        self._sizes: dict[tuple[int, ...], TeamSize] = {}
         dtype = recipe.dtype
         announcement.announce(plan, dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
@@ -243,23 +249,56 @@ class NumbaProgram(HostProgram):
                 losses=losses, outputs=outputs,
             )  # fmt: skip
         rows = (bounds[-1] - bounds[0]) / max(1, steps)
-        self._run(frame, self._repaid_threads(rows, mode, self._density))
+        self._run(frame, self._repaid_threads(rows, mode, self._density), steps, mode)
         return losses.copy(), outputs
 
-    def _run(self, frame: Frame, threads: int) -> None:
-        """Run a frame in a fair share of at most `threads` threads."""
-        barrier = self._barrier
+    def _run(self, frame: Frame, repaid: int, steps: int, mode: int) -> None:
+        """Run a frame in a fair share of the threads, of which its steps repay so many."""
+        with fair_share(self._threads) as share:
+            most = min(share, repaid)
+            if most > 1 and self._measures:
+                self._run_measured(frame, most, repaid, steps, mode)
+            else:
+                self._run_in(frame, most)
+                self.threads = float(most)
+
+    def _run_measured(self, frame: Frame, most: int, work: int, steps: int, mode: int) -> None:
+        """Run a frame in the number of threads that is the fastest now. work: of one step, in any unit."""
+        tables, job = self._tables, self._batch_job if frame is self._batch else self._job
+        kind = mode, steps == 1, work.bit_length()  # a call of one step spends much of its time starting threads
+        size = self._sizes.setdefault(kind, TeamSize())
+        done = threaded = 0
+        try:
+            while done < steps:
+                threads, seconds = size.next(most)
+                end, start = steps, time.perf_counter()
+                if threads == 1:
+                    end = min(steps, done + max(1, int(size.work_in(seconds) / work)))
+                job[tables.BEGIN], frame.numbers[tables.AT_STEPS] = done, end
+                self._run_in(frame, threads, seconds)
+                ran = (int(self._barrier[tables.STOPPED]) or end) - done
+                size.note(ran * work, time.perf_counter() - start)
+                done, threaded = done + ran, threaded + ran * threads
+        finally:
+            job[tables.BEGIN], frame.numbers[tables.AT_STEPS] = 0, steps
+        self.threads = threaded / steps
+
+    def _run_in(self, frame: Frame, threads: int, seconds: float | None = None) -> None:
+        """Run a frame in a team, which ends early, at a step's boundary, after so many seconds."""
+        barrier, tables = self._barrier, self._tables
         barrier[:] = 0
 
         def run_or_break(thread: int, threads: int) -> None:
             try:
                 frame.run(thread, threads)
             except BaseException:
-                barrier[self._tables.BROKEN] = 1  # the others would wait for this thread
+                barrier[tables.BROKEN] = 1  # the others would wait for this thread
                 raise
 
-        with fair_share(self._threads) as share:
-            run_in_threads(run_or_break, min(share, threads))
+        if seconds is None:
+            run_in_threads(run_or_break, threads)
+        else:
+            run_in_threads(run_or_break, threads, seconds, lambda: barrier.__setitem__(tables.STOP, 1))
 
     def _repaid_threads(self, rows: float, mode: int, density: float = 1.0) -> int:
         """How many threads steps of `rows` rows repay. density: the share of the inputs that the first layer reads."""
@@ -293,7 +332,7 @@ class NumbaProgram(HostProgram):
         self._bounds[1] = rows
         threads = self._repaid_threads(rows, mode) if self._threads > 1 else 1
         if threads > 1:
-            self._run(self._batch, threads)
+            self._run(self._batch, threads, 1, mode)
         else:
             self._batch.run()  # without a share of the threads: it is over sooner than others could make use of it
 
