@@ -47,11 +47,6 @@ class Machine:
         return steps
 
 
-def sized(rate: Rate) -> tuple[Machine, TeamSize]:
-    machine = Machine(rate)
-    return machine, TeamSize(lambda: machine.now)
-
-
 def idle(count: int) -> float:
     return 1e-4 / (1 + 0.5 * (count - 1))
 
@@ -62,7 +57,7 @@ def busy(count: int) -> float:
 
 
 def test_an_idle_machine_has_the_team_and_loses_little_by_asking() -> None:
-    machine, size = sized(idle)
+    machine, size = Machine(idle), TeamSize()
     assert machine.run(size, 0.1, 2) > 0.97 * 0.1 / idle(2)
     assert machine.run(size, 10, 2) > 0.99 * 10 / idle(2)
     assert size.count == 2
@@ -70,7 +65,7 @@ def test_an_idle_machine_has_the_team_and_loses_little_by_asking() -> None:
 
 
 def test_a_busy_machine_has_one_thread_and_loses_little_by_asking() -> None:
-    machine, size = sized(busy)
+    machine, size = Machine(busy), TeamSize()
     assert machine.run(size, 0.1, 2) > 0.8 * 0.1 / busy(1)
     assert machine.run(size, 10, 2) > (1 - 2 * COST_SHARE) * 10 / busy(1)
     assert size.count == 1
@@ -78,7 +73,7 @@ def test_a_busy_machine_has_one_thread_and_loses_little_by_asking() -> None:
 
 
 def test_a_machine_that_changes_is_followed_both_ways() -> None:
-    machine, size = sized(idle)
+    machine, size = Machine(idle), TeamSize()
     machine.run(size, 1, 2)
     machine.rate = busy
     machine.run(size, 2 * LONGEST_SECONDS, 2)
@@ -91,13 +86,13 @@ def test_a_machine_that_changes_is_followed_both_ways() -> None:
 def test_a_team_may_be_best_at_any_size_and_is_found_by_halves() -> None:
     """Beside a few busy processes on many cores, such as 8 threads on 8 processors of which others use some."""
     for best in (1, 2, 4, 8):
-        machine, size = sized(lambda count, best=best: idle(count) if count <= best else 5e-3)
+        machine, size = Machine(lambda count, best=best: idle(count) if count <= best else 5e-3), TeamSize()
         machine.run(size, 1, 8)
         assert size.count == best
 
 
 def test_a_share_that_shrinks_or_grows_is_kept_to_at_once() -> None:
-    machine, size = sized(idle)
+    machine, size = Machine(idle), TeamSize()
     machine.run(size, 0.5, 8)
     assert size.count == 8
     machine.trace.clear()
@@ -109,7 +104,7 @@ def test_a_share_that_shrinks_or_grows_is_kept_to_at_once() -> None:
 
 def test_calls_shorter_than_a_trial_are_measured_together() -> None:
     """One call in which the system took the processor away decides nothing."""
-    size = TeamSize(lambda: 0.0)
+    size = TeamSize()
     counts = []
     for call in range(100):
         counts.append(size.next(2)[0])

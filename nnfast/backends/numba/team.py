@@ -8,13 +8,11 @@ the training itself: nothing is computed twice.
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Callable
 
 FIRST_SECONDS = 0.004  # how long a number is tried, starting its threads included
 LONGEST_SECONDS = 0.064  # how long one that did well goes on before it is compared again
-AGAIN_SECONDS = 0.5  # the least time before a number that lost is tried again
-COST_SHARE = 0.02  # and the share of all time that such trials may cost
+AGAIN_SECONDS = 0.5  # the least time before a number that lost is tried again, of calls of the kind
+COST_SHARE = 0.02  # and the share of all their time that such trials may cost
 WORTH = 1.2  # a team that is not so many times as fast as half of it has not been worth its other half
 
 
@@ -26,9 +24,9 @@ class TeamSize:
     what a trial cost decides how soon it is repeated.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.perf_counter) -> None:
+    def __init__(self) -> None:
         self.count = 0
-        self._clock = clock
+        self._now = 0.0  # the seconds of all calls; a clock that stands still between them
         self._tried = 0  # the number that is measured now: the count, or another
         self._work = self._seconds = 0.0  # what it has done since that began
         self._span = FIRST_SECONDS
@@ -54,9 +52,10 @@ class TeamSize:
         """Take note that the number of next() did so much work in this time."""
         self._work += work
         self._seconds += seconds
+        self._now += seconds
         if self._seconds < self._limit():
             return
-        tried, now = self._tried, self._clock()
+        tried, now = self._tried, self._now
         self._rates[tried] = self._seconds / self._work
         best = min((count for count in self._rates if count <= self._most), key=self._rates.__getitem__)
         lost = self._seconds - self._work * self._rates[best]
