@@ -102,6 +102,14 @@ def test_a_share_that_shrinks_or_grows_is_kept_to_at_once() -> None:
     assert size.count == 8
 
 
+def test_a_team_that_was_slow_at_the_very_beginning_is_measured_once_more() -> None:
+    machine, size = Machine(lambda count: 1.7 * idle(count)), TeamSize()
+    machine.run(size, 0.004, 2)
+    machine.rate = idle
+    machine.run(size, 0.01, 2)
+    assert size.count == 2
+
+
 def test_calls_shorter_than_a_trial_are_measured_together() -> None:
     """One call in which the system took the processor away decides nothing."""
     size = TeamSize()

@@ -13,6 +13,7 @@ FIRST_SECONDS = 0.004  # how long a number is tried, starting its threads includ
 LONGEST_SECONDS = 0.064  # how long one that did well goes on before it is compared again
 AGAIN_SECONDS = 0.5  # the least time before a number that lost is tried again, of calls of the kind
 COST_SHARE = 0.02  # and the share of all their time that such trials may cost
+CLOSE = 1.5  # a number that takes less than so many times as long as the best is measured twice before it has lost
 WORTH = 1.2  # a team that is not so many times as fast as half of it has not been worth its other half
 
 
@@ -32,6 +33,7 @@ class TeamSize:
         self._span = FIRST_SECONDS
         self._rates: dict[int, float] = {}  # the seconds for one unit of work that each number took when last measured
         self._due: dict[int, float] = {}  # when it may be tried again
+        self._beaten: set[int] = set()
 
     def next(self, most: int) -> tuple[int, float]:
         """The number of threads to run in, of at most `most`, and for how many seconds before the next note()."""
@@ -61,6 +63,9 @@ class TeamSize:
         lost = self._seconds - self._work * self._rates[best]
         self._due[tried] = now + max(AGAIN_SECONDS, lost / COST_SHARE)
         if best != self.count:
+            if self._rates[self.count] < CLOSE * self._rates[best] and self.count not in self._beaten:
+                self._due[self.count] = now  # its figure may be of the first steps, which fill the caches
+            self._beaten.add(self.count)
             self.count, self._span = best, FIRST_SECONDS
         elif tried == best:
             self._span = min(2 * self._span, LONGEST_SECONDS)
