@@ -69,7 +69,7 @@ def test_a_busy_machine_has_one_thread_and_loses_little_by_asking() -> None:
     assert machine.run(size, 0.1, 2) > 0.8 * 0.1 / busy(1)
     assert machine.run(size, 10, 2) > (1 - 2 * COST_SHARE) * 10 / busy(1)
     assert size.count == 1
-    assert machine.trace.count(2) > 10
+    assert machine.trace.count(2) > 3
 
 
 def test_a_machine_that_changes_is_followed_both_ways() -> None:

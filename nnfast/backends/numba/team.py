@@ -10,10 +10,11 @@ from __future__ import annotations
 import math
 
 FIRST_SECONDS = 0.004  # how long a number is tried, starting its threads included
+AGAIN_FOR_SECONDS = 0.04  # and a team that lost before: a system may start its threads on one processor
 LONGEST_SECONDS = 0.064  # how long one that did well goes on before it is compared again
 AGAIN_SECONDS = 0.5  # the least time before a number that lost is tried again, of calls of the kind
 COST_SHARE = 0.02  # and the share of all their time that such trials may cost
-CLOSE = 1.5  # a number that takes less than so many times as long as the best is measured twice before it has lost
+CLOSE = 2.0  # a number that takes less than so many times as long as the best is measured twice before it has lost
 WORTH = 1.2  # a team that is not so many times as fast as half of it has not been worth its other half
 
 
@@ -64,7 +65,7 @@ class TeamSize:
         self._due[tried] = now + max(AGAIN_SECONDS, lost / COST_SHARE)
         if best != self.count:
             if self._rates[self.count] < CLOSE * self._rates[best] and self.count not in self._beaten:
-                self._due[self.count] = now  # its figure may be of the first steps, which fill the caches
+                self._due[self.count] = now  # it may have been the start that was slow
             self._beaten.add(self.count)
             self.count, self._span = best, FIRST_SECONDS
         elif tried == best:
@@ -80,4 +81,6 @@ class TeamSize:
         self._tried, self._work, self._seconds = count, 0.0, 0.0
 
     def _limit(self) -> float:
-        return self._span if self._tried == self.count else FIRST_SECONDS
+        if self._tried == self.count:
+            return self._span
+        return AGAIN_FOR_SECONDS if 1 < self._tried in self._beaten else FIRST_SECONDS
