@@ -152,7 +152,7 @@ def test_each_fit_runs_in_a_thread_of_its_own_and_in_one_of_the_engine_s(monkeyp
         support.run_in_threads(function, count)
 
     monkeypatch.setattr("nnfast.backends.numba.program.FLOPS_PER_THREAD", 1)
-    monkeypatch.setattr("nnfast.backends.numba.program.run_in_threads", note_team)
+    monkeypatch.setattr("nnfast.backends.numba.team.run_in_threads", note_team)
     X, y = make_data("multiclass")
     with together(threads=2):
         cross_val_score(classifier(callbacks=[meet], threads=2), X, y, cv=2)

@@ -209,13 +209,13 @@ def test_a_network_s_folds_follow_each_other_and_the_longest_network_goes_first(
 
 
 def test_the_last_network_has_all_threads(monkeypatch: pytest.MonkeyPatch) -> None:
-    from nnfast.backends.numba import program
+    from nnfast.backends.numba import program, team
 
     teams: list[int] = []
-    original = program.run_in_threads
+    original = team.run_in_threads
     monkeypatch.setattr(program, "FLOPS_PER_THREAD", 1)
     monkeypatch.setattr(
-        program, "run_in_threads", lambda function, count: teams.append(count) or original(function, count)
+        team, "run_in_threads", lambda function, count, *limit: teams.append(count) or original(function, count, *limit)
     )
     many(NETWORK, X, LABELS, seed=range(3), epochs=[300, 1, 1], threads=2)
     assert teams[-1] == 2

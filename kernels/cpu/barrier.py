@@ -14,7 +14,7 @@ from numba.core import cgutils
 from numba.extending import intrinsic
 
 from .compilation import helper
-from .tables import ARRIVED, BROKEN, ROUND
+from .tables import ARRIVED, BROKEN, ROUND, STOP, STOPPED
 
 LOOKS = 200  # before a thread gives its processor away: some microseconds
 
@@ -44,6 +44,20 @@ def wait(barrier, threads, give_way):
             _call(give_way)
         else:
             _pause()
+
+
+@helper
+def stop_if_asked(barrier, next_step):
+    """Let the team end before `next_step` where STOP is set. One thread calls this, before the others' last wait()."""
+    if _load(barrier, STOP) != 0:
+        _store(barrier, STOPPED, next_step)
+
+
+@helper
+def has_stopped(barrier, step):
+    """Whether the team ended before this step: all threads see the same, since STOPPED is written between waits."""
+    stopped = _load(barrier, STOPPED)
+    return stopped != 0 and stopped <= step
 
 
 @intrinsic

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 
 from nnfast.plans.plan import ROW_GROUP
 
-from .barrier import wait
+from .barrier import has_stopped, stop_if_asked, wait
 from .calls import at, call_void, copy
 from .compilation import helper
 from .products import inputs_product, narrow_weights_product, outputs_product, sum_of_rows, weights_product
@@ -32,6 +32,7 @@ from .tables import (
     BATCH_NORM,
     BATCH_TARGETS,
     BATCH_WEIGHTS,
+    BEGIN,
     BIAS,
     BLOCK,
     CHANNELS,
@@ -126,7 +127,7 @@ def run_steps(
     operations, job, settings, seed, constants, zeros, parameters, gradient, slots, state, workspace, pack, row_losses,
     penalties, order, bounds, steps, values, value_size, totals, losses, outputs, barrier, thread, threads,
 ):  # fmt: skip
-    """Run `steps` steps; step k takes the rows order[bounds[k]:bounds[k + 1]].
+    """Run the steps job[BEGIN]..steps-1, or until the team is stopped; step k takes order[bounds[k]:bounds[k + 1]].
 
     operations: (job[OPERATIONS], COLUMNS) int64. job: (JOB_SIZE,) int64. settings: (SETTINGS_SIZE,) float64.
     seed: uint64, of the dropout masks. constants: of all formulas. zeros: as many as the largest layer has
@@ -139,7 +140,8 @@ def run_steps(
     receives the rows' outputs; so it does in mode FORWARD_ONLY. In modes BACKWARD_ONLY and
     STEP_FROM, the batch and all that the way back needs are in the workspace since a call in mode FORWARD_ONLY, but
     for the targets.
-    barrier: where the `threads` threads wait for each other; this is number `thread` of them.
+    barrier: where the `threads` threads wait for each other; this is number `thread` of them. A team ends at a step's
+    boundary where barrier[STOP] is set.
     """
     m = Memory(
         operations, job, settings, seed, constants, zeros, parameters, gradient, state, workspace, pack, row_losses
@@ -152,7 +154,9 @@ def run_steps(
     if goes_back:
         transpose_weights(m, thread, threads)
         wait(barrier, threads, give_way)
-    for k in range(steps):
+    for k in range(job[BEGIN], steps):
+        if has_stopped(barrier, k):
+            break
         n = bounds[k + 1] - bounds[k]
         if totals[k] == 0.0 and mode != EVALUATE:
             losses[k] = 0.0
@@ -207,6 +211,8 @@ def run_steps(
             if next_segment == 0:
                 break
         wait(barrier, threads, give_way)
+        if thread == 0:
+            stop_if_asked(barrier, k + 1)
         loss = total(row_losses, n) if thread == 0 else 0.0
         if not goes_back:
             wait(barrier, threads, give_way)

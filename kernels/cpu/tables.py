@@ -27,8 +27,9 @@ DENSE, DROPOUT, PASS, BATCH_NORM, INTERLEAVE, DEINTERLEAVE, SPARSE = range(7)
     OPERATIONS, PARAMETERS, PENALTY_ROWS,
     GATHER_INPUTS, GATHER_TARGETS, GATHER_WEIGHTS, LOSS, UPDATE, MULTIPLY, TRANSPOSE, ADD_PENALTIES, CLIP, GIVE_WAY,
     SOURCE_INPUTS, SOURCE_TARGETS, SOURCE_WEIGHTS, INPUT_SIZE_OF_BATCH,
-    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, ONE, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, JOB_SIZE,
-) = range(27)  # fmt: skip
+    BATCH_INPUTS, BATCH_TARGETS, BATCH_WEIGHTS, LOSS_CONSTANTS, ONE, SUM_REDUCTION, MODE, FIRST_STEP, BLOCK, BEGIN,
+    JOB_SIZE,
+) = range(28)  # fmt: skip
 # INPUTS_ONLY goes back to the inputs, by running statistics and without the gradient of the parameters, which must be
 # 0. FORWARD_ONLY goes forward as TRAIN does, and keeps what one call in the last two modes goes back from, with a loss
 # whose slopes are the targets: to the gradients, or also to the update.
@@ -48,8 +49,10 @@ RUNNING, BATCH, TRAINING = range(3)
     AT_VALUE_SIZE, AT_TOTALS, AT_LOSSES, AT_OUTPUTS, AT_BARRIER, PACK_BYTES, FRAME_SIZE,
 ) = range(26)  # fmt: skip
 
-# The barrier, on cache lines of their own: how many have arrived, how often all have, and whether one will not come.
-ARRIVED, ROUND, BROKEN, BARRIER_SIZE = 0, 8, 16, 24
+# The barrier, on cache lines of their own: how many have arrived, how often all have, and what is rarely written:
+# whether one will not come, whether the team is to end after its present step, and the number of the step before which
+# it ended, 0 where it did not.
+ARRIVED, ROUND, BROKEN, STOP, STOPPED, BARRIER_SIZE = 0, 8, 16, 17, 18, 24
 
 
 def names(first: str, end: str) -> list[str]:

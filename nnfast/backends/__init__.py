@@ -69,9 +69,9 @@ def get_backend(name: str | Backend = "auto", threads: int | None = None) -> Bac
     takes cuda, whose tests have not yet passed on a GPU. A name never becomes another. A Backend is returned as it is.
 
     threads: how many the numba backend may use at most, in all that a process computes at once; None: what
-    NNFAST_NUM_THREADS or OMP_NUM_THREADS says, else every processor. The results are the same, bit for bit, for any
-    number. It says nothing to the others: the products of numpy are in the threads of NumPy's BLAS
-    (OPENBLAS_NUM_THREADS), and cuda computes on the device.
+    NNFAST_NUM_THREADS says, else as many as are fastest while it computes, up to OMP_NUM_THREADS or every processor.
+    The results are the same, bit for bit, for any number. It says nothing to the others: the products of numpy are in
+    the threads of NumPy's BLAS (OPENBLAS_NUM_THREADS), and cuda computes on the device.
 
     Raises ValueError for an unknown name, for threads out of range or beside a Backend, which has its own;
     BackendUnavailableError for a backend that cannot run here.

@@ -202,6 +202,11 @@ class Program(ABC):
         )
 
     @property
+    def threads(self) -> float | None:
+        """In how many threads the last call's steps ran on average; None where the backend has none of its own."""
+        return None
+
+    @property
     @abstractmethod
     def parameters(self) -> Vector:
         """A host copy of the flat parameter vector; assign one to replace it."""

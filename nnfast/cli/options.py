@@ -163,7 +163,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
         Option("seed", _integer_or("random"), 0, "N", "of weights, orders, masks and splits; or random"),
         Option("ensemble", INTEGER, 1, "N", "networks, from N seeds that begin with --seed, that predict together"),
         Option("backend", TEXT, "auto", "NAME", "where to compute: see below"),
-        Option("threads", INTEGER, None, "N", "of numba at most; changes no result (default: every processor)", False),
+        Option("threads", INTEGER, None, "N", "of numba; changes no result (default: as many as are fastest)", False),
     ),
     "output": (
         Option("out", TEXT, None, "DIR", "write config.toml, metrics.jsonl, model.safetensors, pictures there", False),

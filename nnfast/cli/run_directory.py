@@ -87,6 +87,8 @@ class RunDirectory:
     def _write(self, line: dict[str, Any], record: EpochRecord) -> None:
         line |= {"epoch": record.epoch, "loss": record.loss, **record.metrics}
         line |= {"learning_rate": float(record.learning_rate), "seconds": record.seconds}
+        if record.threads is not None:
+            line["threads"] = record.threads
         self._begin().write(to_json(line) + "\n")
 
     def save(self, model: Trained, title: str, measured: Part | None = None) -> str | None:

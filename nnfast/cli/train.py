@@ -122,6 +122,12 @@ def _kept(fitted: Fitted, name: str) -> float | None:
     return float(np.mean(found)) if found else None
 
 
+def _threads(fitted: Fitted) -> float | None:
+    """In how many threads a single network was trained, on average; None on a backend without threads of its own."""
+    threads = fitted.members[0].history.threads if len(fitted.members) == 1 else []
+    return sum(threads) / len(threads) if threads else None
+
+
 def _summary(run: Prepared, fitted: Fitted, result: _Result | None, directory: RunDirectory | None) -> dict[str, Any]:
     """The object that --json prints. Without a test part, its score is null and the training part's stands beside."""
     data, values = run.data, run.values
@@ -152,6 +158,7 @@ def _summary(run: Prepared, fitted: Fitted, result: _Result | None, directory: R
     return summary | {
         "seconds": fitted.seconds,
         "samples_per_second": _speed(run, fitted),
+        "threads": _threads(fitted),
         "out": None if directory is None else directory.path,
     }
 
@@ -170,13 +177,14 @@ def _final_line(run: Prepared, fitted: Fitted, result: _Result, directory: RunDi
     epochs = f"{count:,} epoch{'s' * (count != 1)} in {fitted.seconds:.3g} s"
     best_epoch = _best_epoch(run, fitted)
     best = f" (the weights of epoch {best_epoch} are kept)" if best_epoch else ""
-    loss = _kept(fitted, "loss")
+    loss, threads = _kept(fitted, "loss"), _threads(fitted)
+    used = "" if threads is None else f", {threads:.2g} thread{'s' * (threads != 1)}"
     parts = [
         f"{result.part} {score_words(result.scores, result.rows)}",
         *([_members_words(fitted, result)] if result.each else []),
         *([] if loss is None else [f"training loss {loss:.4g}"]),
         f"{endings.get(_stopped(fitted), '')} {epochs}{best}".strip(),
-        f"{_speed(run, fitted) or 0:,.0f} samples/s on {run.values['backend']}",
+        f"{_speed(run, fitted) or 0:,.0f} samples/s on {run.values['backend']}{used}",
     ]
     if directory:
         parts.append(f"saved in {directory.path}")

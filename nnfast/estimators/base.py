@@ -68,8 +68,8 @@ class FastMultilayerPerceptron(BaseMultilayerPerceptron):
         Where to compute: 'numba', 'numpy', 'cuda', 'cuda:1', 'auto' or a backend of `nnfast.get_backend`.
     threads : int or None, default=None
         How many threads 'numba' may use at most; the result is the same for any number. By default what
-        NNFAST_NUM_THREADS or OMP_NUM_THREADS says (joblib sets the latter in its processes), else every processor.
-        'numpy' has the threads of its BLAS.
+        NNFAST_NUM_THREADS says, else as many as are fastest while it computes, up to OMP_NUM_THREADS (which joblib
+        sets in its processes) or every processor. 'numpy' has the threads of its BLAS.
     dtype : {'float32', 'float64'} or None, default=None
         Type of the weights and of the arithmetic; by default that of X.
     dropout : float or sequence of float, default=0.0

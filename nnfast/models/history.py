@@ -18,7 +18,7 @@ class EpochRecord:
     metrics: validation_loss and validation_accuracy or validation_r2, where there is validation. learning_rate: of
     the epoch's last step. seconds: of training, without validation. model: what is being trained, with the epoch's
     weights: the Model that train() will return, or the estimator. The next epoch changes it: keep a copy.deepcopy, or
-    what save() writes.
+    what save() writes. threads: in how many the numba backend ran, the mean of the epoch's steps; None for the others.
     """
 
     epoch: int
@@ -27,15 +27,16 @@ class EpochRecord:
     seconds: float
     metrics: Mapping[str, float] = field(default_factory=dict)
     model: Any = field(default=None, repr=False, compare=False)
+    threads: float | None = None
 
 
 @dataclass
 class History:
     """Lists with an entry per finished epoch, and why the run ended.
 
-    loss, learning_rate, seconds, metrics[name]: as in EpochRecord. stopped: "epochs" (all were run), "early
-    stopping", "callback", "interrupted" or "diverged". best_epoch: the epoch, from 1, whose weights the model has
-    where early stopping restored the best; else None.
+    loss, learning_rate, seconds, metrics[name]: as in EpochRecord; so is threads, which has no entries where they would
+    be None. stopped: "epochs" (all were run), "early stopping", "callback", "interrupted" or "diverged". best_epoch:
+    the epoch, from 1, whose weights the model has where early stopping restored the best; else None.
     """
 
     loss: list[float] = field(default_factory=list)
@@ -44,6 +45,7 @@ class History:
     metrics: dict[str, list[float]] = field(default_factory=dict)
     stopped: str = "epochs"
     best_epoch: int | None = None
+    threads: list[float] = field(default_factory=list)
 
     @property
     def epochs(self) -> int:
@@ -63,7 +65,7 @@ class History:
 
     def rewind(self, epochs: int) -> None:
         """Forget the epochs after the first `epochs`, and why the run ended."""
-        for values in (self.loss, self.learning_rate, self.seconds, *self.metrics.values()):
+        for values in (self.loss, self.learning_rate, self.seconds, self.threads, *self.metrics.values()):
             del values[epochs:]
         self.stopped, self.best_epoch = "epochs", None
 
@@ -71,12 +73,14 @@ class History:
         self.loss.append(record.loss)
         self.learning_rate.append(record.learning_rate)
         self.seconds.append(record.seconds)
+        if record.threads is not None:
+            self.threads.append(record.threads)
         for name, value in record.metrics.items():
             self.metrics.setdefault(name, []).append(value)
 
     def to_state(self) -> tuple[dict[str, NDArray[np.float64]], dict[str, Any]]:
         """The lists as float64 arrays, and the rest for JSON."""
-        arrays = {"loss": self.loss, "learning_rate": self.learning_rate, "seconds": self.seconds}
+        arrays = {name: getattr(self, name) for name in _LISTS}
         arrays |= {f"metrics.{name}": values for name, values in self.metrics.items()}
         description = {"stopped": self.stopped, "best_epoch": self.best_epoch}
         return {name: np.array(values, dtype=np.float64) for name, values in arrays.items()}, description
@@ -85,8 +89,11 @@ class History:
     def from_state(cls, arrays: Mapping[str, NDArray[Any]], description: Mapping[str, Any]) -> History:
         lists = {name: array.astype(np.float64).reshape(-1).tolist() for name, array in arrays.items()}
         return cls(
-            **{name: lists.get(name, []) for name in ("loss", "learning_rate", "seconds")},
+            **{name: lists.get(name, []) for name in _LISTS},
             metrics={name[8:]: values for name, values in lists.items() if name.startswith("metrics.")},
             stopped=str(description.get("stopped")),
             best_epoch=description.get("best_epoch"),
         )
+
+
+_LISTS = ("loss", "learning_rate", "seconds", "threads")

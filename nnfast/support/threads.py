@@ -50,6 +50,11 @@ def thread_count(threads: int | None = None) -> int:
     return processor_count()
 
 
+def is_chosen(threads: int | None) -> bool:
+    """Whether the user chose thread_count(threads) for this engine; else it is a ceiling, below which it may choose."""
+    return threads is not None or bool(os.environ.get(VARIABLES[0]))
+
+
 def processor_count() -> int:
     """The processors that this process may use: those it is bound to, or fewer where a container's quota says so."""
     count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -98,12 +103,14 @@ if hasattr(os, "register_at_fork"):
     os.register_at_fork(after_in_child=_forget)
 
 
-def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
+def run_in_threads(
+    function: Callable[[int, int], Any], count: int, seconds: float | None = None, stop: Callable[[], Any] = int
+) -> None:
     """Call function(number, count) for number = 0, ..., count - 1, each in a thread of its own; return when all have.
 
     The threads may wait for each other: they start together or not at all. Where the system gives no more of them,
-    there are fewer, and each is told so. Raises what a call raised. Ctrl-C, and what a signal's handler raises, wait
-    until all are done.
+    there are fewer, and each is told so. Where they are not done after `seconds`, stop() is called, which asks them to
+    end. Raises what a call raised. Ctrl-C, and what a signal's handler raises, wait until all are done.
     """
     if count == 1:
         function(0, 1)
@@ -135,19 +142,26 @@ def run_in_threads(function: Callable[[int, int], Any], count: int) -> None:
                 started.append((thread, done))
             team = len(started)
         finally:
-            _release(gate, started)
+            _release(gate, started, seconds, stop)
     if errors:
         raise errors[0]
     if not started:
         function(0, 1)
 
 
-def _release(gate: threading.Event, started: list[tuple[threading.Thread, threading.Event]]) -> None:
+def _release(
+    gate: threading.Event,
+    started: list[tuple[threading.Thread, threading.Event]],
+    seconds: float | None,
+    stop: Callable[[], Any],
+) -> None:
     """Let the threads go, and wait for them: they use the caller's arrays. Then raises what a signal's handler did."""
     interruption = None
     while True:
         try:
             gate.set()
+            if seconds is not None and not all(done.wait(seconds) for _, done in started[:1]):
+                stop()
             for thread, done in started:
                 done.wait()  # Thread.join, interrupted, would take the thread for dead (CPython issue 90882)
                 thread.join()

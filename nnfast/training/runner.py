@@ -197,6 +197,7 @@ class Runner:
             part = losses[done : done + per_epoch - earlier]
             progress.losses = np.concatenate([progress.losses, part]) if earlier else part
             progress.seconds += len(part) * self._seconds_per_step
+            progress.threads += len(part) * (self.program.threads or 0.0)
             done += len(part)
             if len(progress.losses) == per_epoch:
                 self._finish_epoch(order, float(rates[done - 1]))
@@ -205,8 +206,9 @@ class Runner:
         progress = self.progress
         progress.epoch += 1
         loss, seconds = self.rules.epoch_loss(progress.losses, order, self._bounds), progress.seconds
-        progress.losses, progress.seconds = _NO_LOSSES, 0.0
-        record = EpochRecord(progress.epoch, loss, rate, seconds)
+        threads = None if self.program.threads is None else progress.threads / self.span.steps_per_epoch
+        progress.losses, progress.seconds, progress.threads = _NO_LOSSES, 0.0, 0.0
+        record = EpochRecord(progress.epoch, loss, rate, seconds, threads=threads)
         if metrics := self.rules.measure(record):
             record = replace(record, metrics=metrics)
         self.history.append(record)

@@ -23,16 +23,18 @@ class Progress:
     """How far a run has come, apart from what it has learnt.
 
     step: steps since the optimizer began, which decide masks and bias corrections. epoch: finished epochs of this run.
-    losses, seconds: of the steps of the unfinished epoch, (n_steps,) float64, and what they took. learning_rate: the
-    unfinished epoch's, before schedule and plateau. waited: epochs without an improvement. best_value, best_epoch: of
-    the best weights so far, best_parameters and best_statistics; best_epoch is 0 before there are any. random_state:
-    of the caller's draws, if its orders are not functions of the epoch: arrays, numbers and text.
+    losses, seconds: of the steps of the unfinished epoch, (n_steps,) float64, and what they took. threads: of the same
+    steps, added up. learning_rate: the unfinished epoch's, before schedule and plateau. waited: epochs without an
+    improvement. best_value, best_epoch: of the best weights so far, best_parameters and best_statistics; best_epoch is
+    0 before there are any. random_state: of the caller's draws, if its orders are not functions of the epoch: arrays,
+    numbers and text.
     """
 
     step: int = 0
     epoch: int = 0
     losses: NDArray[np.float64] = field(default_factory=lambda: np.zeros(0))
     seconds: float = 0.0
+    threads: float = 0.0
     learning_rate: float = 0.0
     plateau: Plateau = field(default_factory=Plateau)
     waited: int = 0

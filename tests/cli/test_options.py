@@ -31,9 +31,7 @@ def test_threads_are_of_a_machine_and_no_part_of_a_run(nnfast, tmp_path):
     used = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("nnfast.backends.numba.program.FLOPS_PER_THREAD", 1)
-        patch.setattr(
-            "nnfast.backends.numba.program.run_in_threads", lambda work, count: used.append(count) or work(0, 1)
-        )
+        patch.setattr("nnfast.backends.numba.team.run_in_threads", lambda work, count: used.append(count) or work(0, 1))
         for threads, arguments in (
             (3, ("train", "--config", "run.toml", "--out", "a")),
             (2, ("train", "--config", "run.toml", "--threads", 2, "--out", "b")),

@@ -70,6 +70,16 @@ def test_out_receives_config_metrics_model_and_plot(nnfast, tmp_path):
     assert Model.load(run / "model.safetensors").history.loss[-1] == summary["train_loss"]
 
 
+def test_a_run_tells_how_many_threads_it_used(nnfast):
+    _, out, _ = nnfast("train", "digits", *FAST, "--backend", "numba", "--out", "a", "--json")
+    assert last_json(out)["threads"] == 1
+    assert [json.loads(line)["threads"] for line in Path("a/metrics.jsonl").read_text().splitlines()] == [1, 1]
+    _, out, _ = nnfast("train", "digits", *FAST, "--backend", "numba", "--batch-size", 1000, "--threads", 2)
+    assert " samples/s on numba, " in out
+    _, out, _ = nnfast("train", "digits", *FAST, "--json")
+    assert last_json(out)["threads"] is None
+
+
 def test_metrics_are_on_disk_when_their_epoch_ends(nnfast, tmp_path, monkeypatch):
     seen = []
     record = RunDirectory.record

@@ -130,7 +130,8 @@ def main(folder: Path) -> None:
             "scores": model.evaluate(X, y),
             "history": {
                 "loss": history.loss, "learning_rate": history.learning_rate, "seconds": history.seconds,
-                "metrics": history.metrics, "stopped": history.stopped, "best_epoch": history.best_epoch,
+                "threads": history.threads, "metrics": history.metrics, "stopped": history.stopped,
+                "best_epoch": history.best_epoch,
             },
         }  # fmt: skip
         model.save(folder / f"{name}.safetensors")

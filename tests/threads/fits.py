@@ -67,7 +67,7 @@ PREAMBLE = """
 import multiprocessing, os, signal, sys, threading
 import numpy as np
 from nnfast import Dense, Network, train
-from nnfast.backends.numba import program as backend
+from nnfast.backends.numba import program as backend, team
 from nnfast.support.threads import fair_share, run_in_threads
 
 backend.FLOPS_PER_THREAD = 1

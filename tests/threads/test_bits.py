@@ -15,6 +15,7 @@ pytest.importorskip("numba")
 from nnfast import Dense, Dropout, Network, get_backend
 from nnfast.backends import Source
 from nnfast.backends.numba import program as backend_module
+from nnfast.backends.numba import team as team_module
 from nnfast.formulas.activations import ACTIVATIONS
 from nnfast.formulas.intervals import lies_within
 from nnfast.formulas.losses import LOSSES, get_loss
@@ -178,7 +179,7 @@ def test_more_threads_than_rows_and_processors_give_the_same_bits(teams: list[in
 
 def test_small_networks_do_without_threads(teams: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
-    monkeypatch.setattr(backend_module, "run_in_threads", lambda function, count: teams.append(count) or function(0, 1))
+    monkeypatch.setattr(team_module, "run_in_threads", lambda function, count: teams.append(count) or function(0, 1))
     fit(NETWORKS["tanh"], 40, 8)
     assert set(teams) == {1}
     network = Network(400, [Dense(400, "relu"), Dense(10, "softmax")])

@@ -153,7 +153,7 @@ source = Source(X.astype("float32"), X[:, :2].astype("float32"))
 recipe = Recipe(get_loss("squared_error"), adam(), np.dtype("float32"))
 steps = 20_000
 order = np.tile(np.arange(50), steps)
-in_threads = backend.run_in_threads
+in_threads = team.run_in_threads
 
 def interrupted(function, count):
     def work(number, count):
@@ -170,7 +170,7 @@ for program in programs:
     program.parameters = plan.initial_parameters(0)
     program.bind(source)
 run(programs[0])
-backend.run_in_threads = interrupted
+team.run_in_threads = interrupted
 try:
     run(programs[1])
 except KeyboardInterrupt:

@@ -10,7 +10,7 @@ import numpy as np
 
 from ...plans.plan import Plan
 from ...plans.recipe import Recipe
-from ...support.threads import thread_count
+from ...support.threads import is_chosen, thread_count
 from ..base import Backend, Program, no_options
 from .passes import NumbaPasses
 from .program import NumbaProgram
@@ -22,18 +22,19 @@ parse_options = no_options
 
 
 class NumbaBackend(Backend):
-    """Kernels compiled by Numba for this machine's processor. threads: upper limit; None: see support.threads."""
+    """Kernels compiled by Numba for this machine's processor. threads: None: see support.threads."""
 
     name = "numba"
 
     def __init__(self, threads: int | None = None) -> None:
         self.threads = self.programs_at_once = thread_count(threads)
+        self.measures = self.threads > 1 and not is_chosen(threads)  # how many of them are the fastest
 
     @property
     def description(self) -> str:
         import llvmlite.binding
 
-        threads = f"{self.threads} thread{'s' * (self.threads > 1)}"
+        threads = f"{'up to ' * self.measures}{self.threads} thread{'s' * (self.threads > 1)}"
         version = metadata.version("numba")
         return f"Numba {version} on {llvmlite.binding.get_host_cpu_name()}, {threads}"
 
@@ -41,11 +42,11 @@ class NumbaBackend(Backend):
         return Areas(plan, dtype).size
 
     def _compile(self, plan: Plan, recipe: Recipe) -> NumbaProgram:
-        return NumbaProgram(plan, recipe, self.threads)
+        return NumbaProgram(plan, recipe, self.threads, self.measures)
 
     def passes(self, program: Program) -> NumbaPasses:
         assert isinstance(program, NumbaProgram)
-        return NumbaPasses(program, self.threads)
+        return NumbaPasses(program, self.threads, self.measures)
 
 
 def unavailable_reason() -> str | None:

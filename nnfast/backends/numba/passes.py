@@ -20,10 +20,10 @@ class NumbaPasses(NumbaProgram, Passes):
     Its loss takes the gradient by the outputs as targets.
     """
 
-    def __init__(self, whole: NumbaProgram, threads: int) -> None:
+    def __init__(self, whole: NumbaProgram, threads: int, measures: bool) -> None:
         self._whole = whole
         plan = make_plan(whole.plan.network, whole.plan.rows, gives_input_gradient=True)
-        super().__init__(plan, replace(whole.recipe, loss=given_slopes()), threads)
+        super().__init__(plan, replace(whole.recipe, loss=given_slopes()), threads, measures)
 
     def _make_frames(self) -> None:
         """Also a frame that does not go back to the inputs."""

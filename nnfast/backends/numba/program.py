@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from ...plans.plan import ROW_GROUP, Plan
 from ...plans.recipe import Recipe, batch_divisor
 from ...support.debugging import is_debugging
-from ...support.threads import fair_share, give_way_address, run_in_threads
+from ...support.threads import give_way_address
 from ..base import (
     HostProgram,
     Source,
@@ -28,6 +28,7 @@ from .batch import COPIED_BYTES, Batch, StepValues
 from .blocks import block, in_c_order, step_blocks
 from .frame import Frame
 from .table import Table
+from .team import Team
 
 if TYPE_CHECKING:
     from .jit import PredictionFrame
@@ -49,9 +50,10 @@ class NumbaProgram(HostProgram):
     """A plan as tables of integers, operations and job (kernels/cpu/tables.py).
 
     kept: the arrays that the tables know by their addresses. areas: what the engine adds to the plan's workspace.
+    threads: how many may share a step. measures: whether fewer of them do where that is faster; see team_size.py.
     """
 
-    def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1) -> None:
+    def __init__(self, plan: Plan, recipe: Recipe, threads: int = 1, measures: bool = False) -> None:
         super().__init__(plan, recipe)
         from ...kernels.cpu import formulas, gather, panels, sparse, tables
 
@@ -60,7 +62,7 @@ class NumbaProgram(HostProgram):
         self._sparse_kernel = gather.sparse_kernel
         self._sparse = sparse
         self._formulas = formulas
-        self._threads = threads
+        self._threads, self._team = threads, Team(threads, measures)
         dtype = recipe.dtype
         announcement.announce(plan, dtype)
         self._parameters = aligned_zeros(self._parameters.shape, dtype)
@@ -85,26 +87,29 @@ class NumbaProgram(HostProgram):
             )
         self._make_frames()
 
+    @property
+    def threads(self) -> float:
+        return self._team.threads
+
     def _make_frames(self) -> None:
         """Two frames, with rooms for what one step of at most plan.rows rows reads and writes.
 
         _gathered: for steps whose rows are gathered from a source. _batch has that for one step whose rows are all
         there is.
         """
-        plan, tables, dtype = self.plan, self._tables, self.recipe.dtype
+        plan, dtype = self.plan, self.recipe.dtype
         self._described: Source | None = None  # the source that _job tells of
         self._job = self.job.copy()
         self._order, self._bounds, self._totals = np.arange(plan.rows), np.array([0, plan.rows]), np.ones(1)
         self._losses, self._values = np.zeros(1), np.zeros((1, len(self.recipe.optimizer.step_names)), dtype)
         self._outputs = np.zeros((plan.rows, plan.network.output_size), dtype)
-        self._barrier = np.zeros(tables.BARRIER_SIZE, np.int64)
         self._gathered = Frame(
             dtype, self._checks is not None, operations=self.operations, job=self._job, settings=self._settings,
             seed=self.recipe.seed, constants=self._constants, zeros=self._zeros, parameters=self._parameters,
             gradient=self._gradient, slots=self._slots, state=self._state, workspace=self._workspace, pack=self._packs,
             row_losses=self._row_losses, penalties=self._penalties, order=self._order, bounds=self._bounds,
             steps=len(self._losses), values=self._values, value_size=self._values.shape[1], totals=self._totals,
-            losses=self._losses, outputs=self._outputs, barrier=self._barrier,
+            losses=self._losses, outputs=self._outputs, barrier=self._team.barrier,
         )  # fmt: skip
         self._ones_offset = (self._ones.ctypes.data - self._workspace.ctypes.data) // dtype.itemsize
         self._batch = Batch(
@@ -276,23 +281,8 @@ class NumbaProgram(HostProgram):
                 losses=losses, outputs=outputs,
             )  # fmt: skip
         rows = (bounds[-1] - bounds[0]) / max(1, steps)
-        self._run(frame, self._repaid_threads(rows, mode, self._density))
+        self._team.run(frame, self._repaid_threads(rows, mode, self._density), steps, mode, self._job)
         return losses.copy(), outputs
-
-    def _run(self, frame: Frame, threads: int) -> None:
-        """Run a frame in a fair share of at most `threads` threads."""
-        barrier = self._barrier
-        barrier[:] = 0
-
-        def run_or_break(thread: int, threads: int) -> None:
-            try:
-                frame.run(thread, threads)
-            except BaseException:
-                barrier[self._tables.BROKEN] = 1  # the others would wait for this thread
-                raise
-
-        with fair_share(self._threads) as share:
-            run_in_threads(run_or_break, min(share, threads))
 
     def _repaid_threads(self, rows: float, mode: int, density: float = 1.0) -> int:
         """How many threads steps of `rows` rows repay. density: the share of the inputs that the first layer reads."""
@@ -316,7 +306,7 @@ class NumbaProgram(HostProgram):
         """Run a frame of one step of `rows` rows."""
         threads = self._repaid_threads(rows, mode) if self._threads > 1 else 1
         if threads > 1:
-            self._run(frame, threads)
+            self._team.run(frame, threads, 1, mode, self._job)
         else:
             frame.run()  # without a share of the threads: it is over sooner than others could make use of it
 
