@@ -5,6 +5,7 @@ from __future__ import annotations
 import secrets
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,9 @@ from .rules import Orders, Part, TrainingRules
 from .runner import Callback, Runner
 from .state import State
 from .stopping import EarlyStopping
+
+# Made once for many equal networks. A user's own Optimizer is not made here
+_plan, _named_optimizer = lru_cache(64)(make_plan), lru_cache(64)(get_optimizer)
 
 EVALUATION_ROWS = 256  # the least that a program is laid out for: evaluation in smaller blocks would be slow
 
@@ -196,7 +200,8 @@ def make_job(
     seed = secrets.randbits(63) if settings.seed is None else check_seed(settings.seed)
     loss = default_loss(network) if settings.loss is None else get_loss(settings.loss)
     check_pair(network.output_layer.function, loss)
-    optimizer = get_optimizer(settings.optimizer)
+    chosen = settings.optimizer
+    optimizer = _named_optimizer(chosen) if isinstance(chosen, str) else get_optimizer(chosen)
     rate = optimizer.learning_rate if settings.learning_rate is None else settings.learning_rate
     check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
     input_scale = check_number(settings.input_scale, "input_scale", 0, above=True)
@@ -240,7 +245,7 @@ def make_job(
     n_rows = training.n_rows
     batch_size = n_rows if settings.batch_size == "full" else settings.batch_size
     batch = min(check_integer(batch_size, "batch_size (or 'full')"), n_rows)
-    plan = make_plan(network, planned_rows(batch, n_rows))
+    plan = _plan(network, planned_rows(batch, n_rows))
     parameters = None
     if settings.initial_parameters is not None:
         parameters = check_vector(settings.initial_parameters, plan.parameter_count, dtype, "initial_parameters")
