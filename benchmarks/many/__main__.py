@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from importlib import metadata
 
 from nnfast.benchmarking.bench import environment
@@ -35,7 +35,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--megabytes", type=int, default=1000, help="of the data set whose memory is measured")
     arguments = parser.parse_args()
-    tables: dict[str, Callable[[], list[str]]] = {
+    tables: dict[str, Callable[[], Iterable[str]]] = {
         "networks": lambda: networks(arguments.repeats),
         "search": lambda: search(arguments.repeats),
         "memory": lambda: memory(arguments.megabytes),
@@ -46,8 +46,10 @@ def main() -> None:
     print(f"{facts['cpu']}, {facts['cores']} cores; {versions()}. Median of {arguments.repeats}, in turn.", flush=True)
     for name in arguments.only:
         before = os.getloadavg()[0]
-        lines = tables[name]()
-        print("", *lines, "", f"Load before {before:.1f}, after {os.getloadavg()[0]:.1f}.", sep="\n", flush=True)
+        print(flush=True)
+        for line in tables[name]():
+            print(line, flush=True)
+        print(f"\nLoad before {before:.1f}, after {os.getloadavg()[0]:.1f}.", flush=True)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from __future__ import annotations
 import os
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -184,26 +185,24 @@ def timed(task: Task, ways: dict[str, Way], repeats: int) -> dict[str, Taken]:
     return {name: Taken(*map(statistics.median, zip(*one, strict=True))) for name, one in taken.items()}
 
 
-def networks(repeats: int) -> list[str]:
-    """The lines of the table."""
-    cores, notes, rows = thread_count(), dict[str, str](), []
-    for sizes in SIZES:
-        for count in COUNTS:
-            for epochs in EPOCHS:
-                task, before = Task(sizes, count, epochs), os.getloadavg()[0]
-                taken = timed(task, verified(task, notes), repeats)
-                cells = [f"{1 / taken[name].wall:.3g}" if name in taken else "-" for name in WAYS]
-                share = taken[ONE].wall / taken[MANY].wall / min(cores, count)
-                milliseconds = [f"{1e3 * taken[name].processor:.2f}" for name in (MANY, ONE)]
-                cells += [f"{share:.2f}", " / ".join(milliseconds), f"{before:.1f}"]
-                rows.append(f"| {task.name} | {count} | {epochs} | {' | '.join(cells)} |")
-    return [
+def networks(repeats: int) -> Iterator[str]:
+    """The lines of the table, each as soon as it is measured."""
+    cores, notes = thread_count(), dict[str, str]()
+    yield (
         f"Networks a second, {ROWS} rows in batches of {BATCH}, float32, Adam, {cores} threads. All cores: the rate of "
         f"{MANY} by that of the loop in one thread, for each core that K networks can use. CPU: milliseconds a network "
-        f"of {MANY} / of train in one thread.",
-        "",
-        f"| network | K | epochs | {' | '.join(WAYS)} | all cores | CPU | load |",
-        f"|---|--:|--:{'|--:' * (len(WAYS) + 3)}|",
-        *rows,
-        *(f"\n- {name}: {reason}." for name, reason in notes.items()),
-    ]
+        f"of {MANY} / of train in one thread."
+    )
+    yield ""
+    yield f"| network | K | epochs | {' | '.join(WAYS)} | all cores | CPU | load |"
+    yield f"|---|--:|--:{'|--:' * (len(WAYS) + 3)}|"
+    for sizes, count, epochs in product(SIZES, COUNTS, EPOCHS):
+        task, before = Task(sizes, count, epochs), os.getloadavg()[0]
+        taken = timed(task, verified(task, notes), repeats)
+        cells = [f"{1 / taken[name].wall:.3g}" if name in taken else "-" for name in WAYS]
+        share = taken[ONE].wall / taken[MANY].wall / min(cores, count)
+        milliseconds = [f"{1e3 * taken[name].processor:.2f}" for name in (MANY, ONE)]
+        cells += [f"{share:.2f}", " / ".join(milliseconds), f"{before:.1f}"]
+        yield f"| {task.name} | {count} | {epochs} | {' | '.join(cells)} |"
+    for name, reason in notes.items():
+        yield f"\n- {name}: {reason}."
