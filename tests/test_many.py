@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import signal
 import threading
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import pytest
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
-from nnfast.backends import Backend
+from nnfast.backends import Backend, Program, get_backend
 from nnfast.data.splits import fold_rows
+from nnfast.formulas.losses import LOSSES
+from nnfast.plans.plan import Plan
+from nnfast.plans.recipe import Recipe
 from nnfast.support.threads import fair_share, share_kept
 from nnfast.training.many import Result
 
@@ -119,6 +123,43 @@ def test_one_that_diverges_harms_no_other() -> None:
     assert isinstance(error, DivergenceError)
     assert error.model.history.stopped == "diverged"
     assert error.__traceback__ is None  # which would keep the program and its memory
+
+
+def test_a_network_finds_nothing_that_an_equal_one_before_it_left(backend: Backend) -> None:
+    # In one thread, which makes one program for all of a kind. The first has weights and moments become NaN
+    engine = get_backend("numba", 1) if backend.name == "numba" else backend
+    rates, seeds = [1e30, 0.1, 0.01], [5, 5, 6]
+    for network in (NETWORK, OTHER, NORMALISED):
+        if network is NORMALISED and getattr(backend, "path", None) == "narrow":
+            continue  # which has no BatchNorm
+        options = {"epochs": 3, "batch_size": 40, "alpha": 0.01}
+        results = train_many(network, X, LABELS, learning_rate=rates, seed=seeds, backend=engine, **options)
+        assert isinstance(results[0], DivergenceError)
+        for rate, seed, result in list(zip(rates, seeds, results, strict=True))[1:]:
+            alone = train(network, X, LABELS, learning_rate=rate, seed=seed, backend=engine, **options)
+            assert_same(result, alone)
+
+
+def test_equal_networks_of_a_thread_share_a_program(monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = get_backend("numba", 1)
+    compiled: list[Recipe] = []
+    right = engine.compile
+
+    def counted(plan: Plan, recipe: Recipe) -> Program:
+        compiled.append(recipe)
+        return right(plan, recipe)
+
+    monkeypatch.setattr(engine, "compile", counted)
+    train_many(NETWORK, X, LABELS, seed=range(4), learning_rate=[0.1, 0.2, 0.3, 0.4], epochs=1, backend=engine)
+    assert len(compiled) == 1
+    train_many(OTHER, X, LABELS, seed=[1, 2, 2], epochs=1, backend=engine)  # its masks are of its seed
+    assert [recipe.seed for recipe in compiled[1:]] == [1, 2]
+    loss = LOSSES["cross_entropy"]
+    shown = replace(loss, reported_within=(0.0, 0.5))
+    first, second = train_many(NETWORK, X, LABELS, loss=[loss, shown], epochs=1, backend=engine)
+    assert isinstance(first, Model)
+    assert isinstance(second, Model)
+    assert second.history.loss[0] < 0.5 < first.history.loss[0]
 
 
 def test_ctrl_c_keeps_what_is_finished() -> None:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import Backend, Source, check_place
+from ..backends import Program, Source, check_place
 from ..data.encoding import InputEncoding
 from ..data.splits import VALIDATION, split_rows
 from ..data.table import Table
@@ -28,6 +29,7 @@ from ..models.validation import (
     encode_targets,
     scaled_inputs,
 )
+from ..networks.layers import Dropout
 from ..networks.network import Network
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
@@ -38,6 +40,9 @@ from .rules import Orders, Part, TrainingRules
 from .runner import Callback, Runner
 from .state import State
 from .stopping import EarlyStopping
+
+# Made once for many equal networks. A user's own Optimizer is not made here
+_plan, _named_optimizer = lru_cache(64)(make_plan), lru_cache(64)(get_optimizer)
 
 EVALUATION_ROWS = 256  # the least that a program is laid out for: evaluation in smaller blocks would be slow
 
@@ -125,7 +130,7 @@ class Job:
     """A training whose parameters and data were checked.
 
     training, held_out: the rows learnt from, and those measured after every epoch. orders: of the training rows by
-    their places among them. parameters: to begin with, if they are not drawn.
+    their places among them. parameters: to begin with, if they are not drawn by the seed.
     """
 
     network: Network
@@ -145,31 +150,35 @@ class Job:
     inputs: InputEncoding | None
     targets: TargetEncoding
     input_scale: float
+    seed: int
 
     @property
     def flops(self) -> float:
         """About how many it takes, to tell long ones from short ones."""
         return float(self.plan.flops_per_row()) * self.training.n_rows * self.epochs
 
-    def run(self, engine: Backend, interruption: Interruption, **predicts: Any) -> Model:
-        """Train on a backend, and return the model. Raises DivergenceError.
+    def run(
+        self, compile_program: Callable[[Plan, Recipe], Program], interruption: Interruption, **predicts: Any
+    ) -> Model:
+        """Train, and return the model. Raises DivergenceError.
 
-        predicts: on what the Model will predict, its `backend` and `threads`.
+        compile_program: Backend.compile, or what gives a program that another job has left. predicts: on what the Model
+        will predict, its `backend` and `threads`.
         """
-        program = engine.compile(self.plan, self.recipe)
+        program = compile_program(self.plan, self.recipe)
         for part in (self.training, self.held_out):
             if part is not None:
                 check_place(program, part.source)
         program.bind(self.training.source)
         # Drawn here: thousands of jobs may wait
-        drawn = self.plan.initial_parameters(self.recipe.seed) if self.parameters is None else self.parameters
+        drawn = self.plan.initial_parameters(self.seed) if self.parameters is None else self.parameters
         model = Model(
             self.network, drawn.astype(self.recipe.dtype), self.state.copy(), self.recipe.loss, self.targets,
             self.inputs, self.input_scale, **predicts,
         )  # fmt: skip
         rules = TrainingRules(program, model, self.training, self.held_out, self.orders, self.rate, self.early_stopping)
         runner = Runner(
-            program, rules, State(model.parameters, program.slots, model.state),
+            program, rules, State(model.parameters, np.zeros_like(program.slots), model.state),
             n_rows=self.training.n_rows, batch_size=self.batch_size, epochs=self.epochs, schedule=self.schedule,
             callbacks=self.callbacks, history=model.history, interruption=interruption,
         )  # fmt: skip
@@ -196,7 +205,8 @@ def make_job(
     seed = secrets.randbits(63) if settings.seed is None else check_seed(settings.seed)
     loss = default_loss(network) if settings.loss is None else get_loss(settings.loss)
     check_pair(network.output_layer.function, loss)
-    optimizer = get_optimizer(settings.optimizer)
+    chosen = settings.optimizer
+    optimizer = _named_optimizer(chosen) if isinstance(chosen, str) else get_optimizer(chosen)
     rate = optimizer.learning_rate if settings.learning_rate is None else settings.learning_rate
     check_fits(check_number(rate, "learning_rate", 0, above=True), "learning_rate", dtype)
     input_scale = check_number(settings.input_scale, "input_scale", 0, above=True)
@@ -214,7 +224,8 @@ def make_job(
         check_number(settings.alpha, "alpha", 0),
         check_number(settings.l1, "l1", 0),
         None if settings.clip_norm is None else check_number(settings.clip_norm, "clip_norm", 0, above=True),
-        seed,
+        # Without masks, the programs of all seeds are one
+        seed if any(isinstance(layer, Dropout) for layer in network.layers) else 0,
     )
     targets = settings.targets or data.targets(network, loss)
     read = network, loss, dtype, settings.inputs, targets, input_scale
@@ -240,7 +251,7 @@ def make_job(
     n_rows = training.n_rows
     batch_size = n_rows if settings.batch_size == "full" else settings.batch_size
     batch = min(check_integer(batch_size, "batch_size (or 'full')"), n_rows)
-    plan = make_plan(network, planned_rows(batch, n_rows))
+    plan = _plan(network, planned_rows(batch, n_rows))
     parameters = None
     if settings.initial_parameters is not None:
         parameters = check_vector(settings.initial_parameters, plan.parameter_count, dtype, "initial_parameters")
@@ -255,6 +266,7 @@ def make_job(
     return Job(
         network, recipe, plan, training, held_out, epochs, batch, rate, get_schedule(settings.schedule),
         early_stopping or None, callbacks, orders, parameters, state, settings.inputs, targets, input_scale,
+        seed,
     )  # fmt: skip
 
 

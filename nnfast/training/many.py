@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import threading
 import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,12 +15,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ..backends import Backend, get_backend
+from ..backends import Backend, Program, get_backend
 from ..data.splits import fold_rows
 from ..data.table import Table
 from ..models.model import Model
 from ..models.validation import check_row_numbers
 from ..networks.network import Network
+from ..plans.plan import Plan
+from ..plans.recipe import Recipe
 from ..support.checks import shown
 from ..support.interruption import Interruption, interruptible
 from ..support.threads import share_kept
@@ -113,11 +116,13 @@ def train_many(
             heard.append(stack.enter_context(networks_bar(len(jobs))))
         interruption = stack.enter_context(interruptible())
 
+        last = _LastProgram(engine)
+
         def run(job: Job) -> Result:
             if interruption.noted:
                 return None
             try:
-                return job.run(engine, interruption, backend=backend, threads=threads)
+                return job.run(last.or_compiled, interruption, backend=backend, threads=threads)
             except DivergenceError as error:
                 return error.with_traceback(None)  # which would keep the program
 
@@ -196,6 +201,26 @@ def _pairs(folds: int | Iterable[tuple[ArrayLike, ArrayLike]], job: Job) -> list
     if not pairs:
         raise ValueError("folds is empty")
     return pairs
+
+
+class _LastProgram(threading.local):
+    """The program of each thread's last job, for the next one if it is of an equal network and recipe.
+
+    To make one takes as long as some steps of a small network, and holds Python's lock.
+    """
+
+    def __init__(self, engine: Backend) -> None:
+        self._engine = engine
+        self._made_of: tuple[Any, ...] = ()
+        self._program: Program | None = None
+
+    def or_compiled(self, plan: Plan, recipe: Recipe) -> Program:
+        # Two losses may be equal and yet give out different numbers
+        made_of = plan, recipe, recipe.loss.reported, recipe.loss.reported_within
+        if self._program is None or made_of != self._made_of:
+            self._program = None  # so that two are not held at once
+            self._program, self._made_of = self._engine.compile(plan, recipe), made_of
+        return self._program
 
 
 def _taken(done: SimpleQueue[Future[Result]]) -> Future[Result]:

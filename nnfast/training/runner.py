@@ -6,7 +6,6 @@ and decisions cost nothing inside. A stretch is part of an epoch or, where sever
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from abc import ABC, abstractmethod
@@ -118,14 +117,14 @@ class Runner:
     @property
     def state(self) -> State:
         """A copy of where the run stands."""
-        progress = replace(copy.deepcopy(self.progress), random_state=self.rules.draws())
+        progress = replace(self.progress.copy(), random_state=self.rules.draws())
         return State(self.program.parameters, self.program.slots, self.program.state, progress)
 
     def restore(self, state: State) -> None:
         """Go on from there. Epochs that the history has of a later time are forgotten."""
         self.program.parameters, self.program.slots = state.parameters, state.slots
         self.program.state = state.statistics
-        self.progress = copy.deepcopy(state.progress)
+        self.progress = state.progress.copy()
         if state.progress.random_state:
             self.rules.restore_draws(state.progress.random_state)
         self.history.rewind(self.progress.epoch)

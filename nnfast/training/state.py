@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
 import numpy as np
@@ -43,6 +43,10 @@ class Progress:
     best_parameters: Vector | None = None
     best_statistics: Vector | None = None
     random_state: dict[str, Any] = field(default_factory=dict)
+
+    def copy(self) -> Progress:
+        """Another one, which goes on by itself. A run replaces its arrays and never writes into them."""
+        return replace(self, plateau=replace(self.plateau))
 
 
 @dataclass

@@ -83,7 +83,7 @@ def train(
     chosen_backend = get_backend(backend, threads)
     # From here on, so that Ctrl-C cannot be lost inside the compiler
     with interruptible() as interruption:
-        model = job.run(chosen_backend, interruption, backend=backend, threads=threads)
+        model = job.run(chosen_backend.compile, interruption, backend=backend, threads=threads)
     if model.history.stopped == "interrupted":
         warnings.warn("Training interrupted by user.", stacklevel=2)
     return model

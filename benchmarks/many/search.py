@@ -1,22 +1,10 @@
-"""Many networks at once: a table for each way to ask for them. Results are compared before any is timed.
-
-    python -m benchmarks.many                      prints all tables
-    python -m benchmarks.many --only search        one of them
-    python -m benchmarks.many --repeats 1          once, quickly
-
-Everything in a table is timed in turn (A B C A B C), on the wall, on all cores; the medians count. What competes for
-the cores falsifies them, so the load before and after stands below each table.
-"""
+"""GridSearchCV around nnfast's MLPClassifier and around scikit-learn's, on digits, by the backends of joblib."""
 
 from __future__ import annotations
 
-import argparse
-import os
 import statistics
 import time
-import warnings
 from collections.abc import Callable
-from importlib.metadata import version
 from typing import Any
 
 # 30 candidates, each on 5 folds
@@ -26,7 +14,7 @@ EPOCHS = 60
 
 
 def search(repeats: int) -> list[str]:
-    """GridSearchCV around nnfast's MLPClassifier and around scikit-learn's, on digits, by the backends of joblib."""
+    """The lines of the table."""
     import numpy as np
     from joblib import parallel_config
     from joblib.externals.loky import get_reusable_executor
@@ -84,29 +72,3 @@ def search(repeats: int) -> list[str]:
         "|---|--:|--:|",
         *(f"| {name} | {one:.2f} | {one / taken['nnfast, together']:.2f} |" for name, one in taken.items()),
     ]
-
-
-TABLES = {"search": search}
-
-
-def main() -> None:
-    from nnfast.benchmarking.bench import environment
-
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="these tables alone")
-    parser.add_argument("--repeats", type=int, default=5)
-    arguments = parser.parse_args()
-    warnings.simplefilter("ignore")  # that so few epochs do not converge
-    os.environ["PYTHONWARNINGS"] = "ignore"  # in joblib's processes
-    facts = environment()
-    packages = ("nnfast", "scikit-learn", "joblib", "numpy", "numba")
-    versions = ", ".join(f"{name} {version(name)}" for name in packages)
-    print(f"{facts['cpu']}, {facts['cores']} cores; {versions}. Median of {arguments.repeats}, in turn.", flush=True)
-    for name in arguments.only:
-        before = os.getloadavg()[0]
-        lines = TABLES[name](arguments.repeats)
-        print("", *lines, "", f"Load before {before:.1f}, after {os.getloadavg()[0]:.1f}.", sep="\n", flush=True)
-
-
-if __name__ == "__main__":
-    main()
