@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from nnfast.backends import Backend
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
 from nnfast.data.targets import NumberTargets
+from nnfast.formulas.losses import LOSSES
 from tests.tolerances import ONE_STEP, difference
 
 CLOSE = ONE_STEP["float64"]
@@ -181,6 +183,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for what, other in others.items():
         with pytest.raises(ValueError, match=f"member 1 has {what} other than member 0"):
             Ensemble([model, other])
+    hubers = [replace(LOSSES["huber"], constants={"delta": delta}) for delta in (1.0, 9.0)]
+    with pytest.raises(ValueError, match=r"member 1 has a loss other than member 0: Loss.*, not 'huber'"):
+        Ensemble(train_many(REGRESSOR, X, NUMBERS, loss=hubers, epochs=1))
     together = Ensemble([model, model])
     for held, message in (
         ([[0]], "2 arrays of rows"),
