@@ -259,6 +259,7 @@ def test_the_history_tells_the_mean_number_of_each_epoch(tmp_path: Path, stopped
                 callbacks=[lambda record: heard.append(record.threads)],
             )  # fmt: skip
             assert [number for number in heard if number is not None] == model.history.threads
+            assert [record.threads for record in model.history] == heard
             return model
 
         model: Model = guarded(fitted)
