@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Mo
 from nnfast.backends import Backend
 from nnfast.data.splits import fold_rows
 from nnfast.support.threads import fair_share, share_kept
+from nnfast.training.job import Data, Settings, make_job
 from nnfast.training.many import Result
 
 NETWORK = Network(4, [Dense(6, "relu"), Dense(3, "softmax")])
@@ -104,6 +106,18 @@ def test_the_rows_are_read_once_for_all_networks_and_folds(monkeypatch: pytest.M
     held_out = X[:9], LABELS[:9]
     many(NETWORK, X, LABELS, seed=range(4), validation=held_out)
     assert len(read) == 3
+
+
+def test_jobs_that_wait_hold_no_order_of_the_rows() -> None:
+    rows = np.zeros((100_000, 4), "float32")
+    data = Data(rows, np.arange(len(rows)) % 3)
+    make_job(NETWORK, data, Settings(shuffle=False))
+    tracemalloc.start()
+    jobs = [make_job(NETWORK, data, Settings(shuffle=False)) for _ in range(20)]
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 8 * len(rows)  # of one order
+    np.testing.assert_array_equal(jobs[0].orders(3), np.arange(len(rows)))
 
 
 def test_one_that_diverges_harms_no_other() -> None:
