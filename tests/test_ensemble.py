@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from nnfast import Dense, DivergenceError, Ensemble, Model, Network, train, train_many
+from nnfast import BatchNorm, Dense, DivergenceError, Ensemble, Model, Network, train, train_many
 from nnfast.backends import Backend
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
@@ -144,6 +144,13 @@ def test_every_member_computes_as_its_model_does(backend: Backend, rows: int) ->
     )
     for outputs, member in zip(together.member_outputs(many), together.members, strict=True):
         np.testing.assert_array_equal(outputs, member.outputs(many))
+
+
+def test_every_member_has_its_own_running_statistics(image_backend: Backend) -> None:
+    normalised = Network(4, [Dense(6), BatchNorm(), Dense(3, "softmax")])
+    together = Ensemble(train_many(normalised, X, LABELS, seed=[0, 1], epochs=2, backend=image_backend))
+    for outputs, member in zip(together.member_outputs(X), together.members, strict=True):
+        np.testing.assert_array_equal(outputs, member.outputs(X))
 
 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:

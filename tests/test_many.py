@@ -12,6 +12,7 @@ import pytest
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
 from nnfast.backends import Backend
+from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
 from nnfast.support.threads import fair_share, share_kept
 from nnfast.training.job import Data, Settings, make_job
@@ -279,6 +280,12 @@ def test_a_progress_bar_shows_the_best_so_far(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert "best loss" in shown
+
+
+def test_data_that_is_shared_is_encoded_as_each_network_reads_it() -> None:
+    encodings = [InputEncoding.fit(rows) for rows in (X, 5 * X + 1)]
+    for inputs, model in zip(encodings, many(NETWORK, X, LABELS, inputs=encodings), strict=True):
+        assert_same(model, train(NETWORK, X, LABELS, backend="numba", epochs=6, inputs=inputs))
 
 
 def test_data_that_is_shared_gives_each_network_its_own_targets() -> None:
