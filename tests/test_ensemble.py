@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ import pandas as pd
 import pytest
 from safetensors.numpy import save_file
 
-from nnfast import Dense, DivergenceError, Ensemble, Model, Network, train, train_many
+from nnfast import BatchNorm, Dense, DivergenceError, Ensemble, Model, Network, train, train_many
 from nnfast.backends import Backend
 from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
 from nnfast.data.targets import NumberTargets
+from nnfast.formulas.losses import LOSSES
 from tests.tolerances import ONE_STEP, difference
 
 CLOSE = ONE_STEP["float64"]
@@ -144,6 +146,13 @@ def test_every_member_computes_as_its_model_does(backend: Backend, rows: int) ->
         np.testing.assert_array_equal(outputs, member.outputs(many))
 
 
+def test_every_member_has_its_own_running_statistics(image_backend: Backend) -> None:
+    normalised = Network(4, [Dense(6), BatchNorm(), Dense(3, "softmax")])
+    together = Ensemble(train_many(normalised, X, LABELS, seed=[0, 1], epochs=2, backend=image_backend))
+    for outputs, member in zip(together.member_outputs(X), together.members, strict=True):
+        np.testing.assert_array_equal(outputs, member.outputs(X))
+
+
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     model, path = train(CLASSIFIER, X, LABELS, epochs=1), tmp_path / "file.safetensors"
     model.save(path)
@@ -181,6 +190,9 @@ def test_what_does_not_fit_is_refused() -> None:
     for what, other in others.items():
         with pytest.raises(ValueError, match=f"member 1 has {what} other than member 0"):
             Ensemble([model, other])
+    hubers = [replace(LOSSES["huber"], constants={"delta": delta}) for delta in (1.0, 9.0)]
+    with pytest.raises(ValueError, match=r"member 1 has a loss other than member 0: Loss.*, not 'huber'"):
+        Ensemble(train_many(REGRESSOR, X, NUMBERS, loss=hubers, epochs=1))
     together = Ensemble([model, model])
     for held, message in (
         ([[0]], "2 arrays of rows"),

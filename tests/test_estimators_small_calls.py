@@ -58,12 +58,20 @@ def warm_fits(*batches: Any) -> Callable[[Any], Any]:
     return run
 
 
+def partial_fit_after_one_that_failed(kind: Any) -> Any:
+    estimator = kind(**HIDDEN)
+    with pytest.raises(ValueError, match="NaN"):
+        estimator.partial_fit(X, np.where(LABELS, np.nan, 0.0), classes=[0, 1, 2])
+    return estimator.partial_fit(X, LABELS)
+
+
 FITS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "classes": ("MLPClassifier", of_fit(LABELS)),
     "two classes": ("MLPClassifier", of_fit(np.where(LABELS > 0, -7, 7))),
     "one class": ("MLPClassifier", of_fit(np.full(5, 3))),
     "one row": ("MLPClassifier", of_fit(LABELS[:1])),
     "small unsigned labels": ("MLPClassifier", of_fit(LABELS.astype(np.uint8) * 100)),
+    "labels in the other byte order": ("MLPClassifier", of_fit(LABELS.astype(np.dtype(int).newbyteorder()))),
     "labels that are floats": ("MLPClassifier", of_fit(LABELS / 1.0)),
     "labels that are text": ("MLPClassifier", of_fit(np.array(["a", "b", "c"])[LABELS])),
     "labels in a column": ("MLPClassifier", of_fit(LABELS[:, np.newaxis])),
@@ -79,6 +87,7 @@ FITS: dict[str, tuple[str, Callable[[Any], Any]]] = {
     "partial fits of two classes": ("MLPClassifier", partial_fits(LABELS // 2, LABELS[:2] // 2, classes=[0, 1])),
     "partial fits of an unknown class": ("MLPClassifier", partial_fits(LABELS, LABELS + 1, classes=[0, 1, 2])),
     "partial fit without classes": ("MLPClassifier", partial_fits(LABELS)),
+    "partial fit after one that failed": ("MLPClassifier", partial_fit_after_one_that_failed),
     "numbers": ("MLPRegressor", of_fit(X[:, 0])),
     "a column of numbers": ("MLPRegressor", of_fit(X[:, :1])),
     "two numbers a row": ("MLPRegressor", of_fit(X[:, :2])),

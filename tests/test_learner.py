@@ -261,8 +261,10 @@ def test_what_it_has_learnt_can_be_handed_to_another() -> None:
     assert everything(other) == everything(own)
     assert go_on(other) == go_on(own)
     for name, value in {"parameters": [0.0], "slots": np.zeros((2, 3)), "statistics": [1.0, 2.0], "steps": -1}.items():
-        with pytest.raises(ValueError, match=r"must have shape|must be a positive"):
+        with pytest.raises(ValueError, match=r"must have shape|must be an integer from 0"):
             setattr(own, name, value)
+    with pytest.raises(ValueError, match="up to 4611686018427387904"):
+        own.steps = 2**63
     with pytest.raises(ValueError, match="a variance not negative"):
         own.statistics = own.statistics - 5
     assert everything(other) == everything(own)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import threading
+import tracemalloc
 from dataclasses import replace
 from typing import Any
 
@@ -12,11 +13,13 @@ import pytest
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
 from nnfast.backends import Backend, Program, get_backend
+from nnfast.data.encoding import InputEncoding
 from nnfast.data.splits import fold_rows
 from nnfast.formulas.losses import LOSSES
 from nnfast.plans.plan import Plan
 from nnfast.plans.recipe import Recipe
 from nnfast.support.threads import fair_share, share_kept
+from nnfast.training.job import Data, Settings, make_job
 from nnfast.training.many import Result
 
 NETWORK = Network(4, [Dense(6, "relu"), Dense(3, "softmax")])
@@ -108,6 +111,18 @@ def test_the_rows_are_read_once_for_all_networks_and_folds(monkeypatch: pytest.M
     held_out = X[:9], LABELS[:9]
     many(NETWORK, X, LABELS, seed=range(4), validation=held_out)
     assert len(read) == 3
+
+
+def test_jobs_that_wait_hold_no_order_of_the_rows() -> None:
+    rows = np.zeros((100_000, 4), "float32")
+    data = Data(rows, np.arange(len(rows)) % 3)
+    make_job(NETWORK, data, Settings(shuffle=False))
+    tracemalloc.start()
+    jobs = [make_job(NETWORK, data, Settings(shuffle=False)) for _ in range(20)]
+    held = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert held < 8 * len(rows)  # of one order
+    np.testing.assert_array_equal(jobs[0].orders(3), np.arange(len(rows)))
 
 
 def test_one_that_diverges_harms_no_other() -> None:
@@ -306,6 +321,12 @@ def test_a_progress_bar_shows_the_best_so_far(capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().err
     assert "3/3" in shown
     assert "best loss" in shown
+
+
+def test_data_that_is_shared_is_encoded_as_each_network_reads_it() -> None:
+    encodings = [InputEncoding.fit(rows) for rows in (X, 5 * X + 1)]
+    for inputs, model in zip(encodings, many(NETWORK, X, LABELS, inputs=encodings), strict=True):
+        assert_same(model, train(NETWORK, X, LABELS, backend="numba", epochs=6, inputs=inputs))
 
 
 def test_data_that_is_shared_gives_each_network_its_own_targets() -> None:

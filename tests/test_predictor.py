@@ -97,6 +97,12 @@ def test_it_travels_to_other_processes_with_its_snapshot() -> None:
     np.testing.assert_array_equal(pickle.loads(pickle.dumps(predict))(X[:4]), before)
 
 
+def test_one_that_travelled_takes_rows_of_its_dtype_as_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    predict = pickle.loads(pickle.dumps(trained(backend="auto").predictor(16)))
+    monkeypatch.setattr(predict, "_converted", lambda x: pytest.fail("rows were converted"))
+    predict(X[:4])
+
+
 REFUSED: dict[str, tuple[Any, Any, type[Exception], str]] = {
     "no rows": (np.zeros((0, 9)), None, ValueError, "x has 0 rows, but this predictor takes 1 to 16"),
     "too many rows": (X[:17], None, ValueError, "x has 17 rows, but this predictor takes 1 to 16"),

@@ -11,6 +11,8 @@ from .. import __version__
 from ..support.files import write_text
 from .run_directory import SEARCH, SEARCH_SIGNATURE, to_json
 
+SCORES = "accuracy", "r2", "loss"  # of a line, each a number with a point, or null
+
 
 class SearchFile:
     """The file in the directory of --out. head: what the search in it is; None before there is one."""
@@ -28,11 +30,14 @@ class SearchFile:
     def _parsed(self, number: int, line: bytes) -> dict[str, Any]:
         try:
             parsed = json.loads(line)
-            if SEARCH_SIGNATURE not in parsed if number == 1 else not {"candidate", "fold"} <= parsed.keys():
+            needed = {SEARCH_SIGNATURE} if number == 1 else {"candidate", "fold"}
+            if not isinstance(parsed, dict) or not needed <= parsed.keys():
                 raise ValueError
-        except (ValueError, TypeError, AttributeError):
+            if not all(isinstance(parsed.get(f"validation_{name}"), float | None) for name in SCORES):
+                raise ValueError
+        except (ValueError, RecursionError):
             raise ValueError(f"{self.path}: line {number} is damaged; give another --out") from None
-        return dict(parsed)
+        return parsed
 
     def begin(self, head: Mapping[str, Any]) -> None:
         """Name the search that is to go on. Raises ValueError if the file is of another one."""

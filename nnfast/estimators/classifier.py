@@ -161,10 +161,12 @@ class MLPClassifier(FastMultilayerPerceptron, neural_network.MLPClassifier):
             return None
         if self._learns_classes(incremental):
             return encoded(y, np.unique(y), all_present=True)
-        binarizer = self._label_binarizer
-        if binarizer.y_type_ not in ("binary", "multiclass") or not np.array_equal(binarizer.classes_, self.classes_):
+        learnt = vars(self._label_binarizer)  # nothing, where the call that was to learn it failed
+        if learnt.get("y_type_") not in ("binary", "multiclass") or not np.array_equal(
+            learnt["classes_"], self.classes_
+        ):
             return None
-        return encoded(y, binarizer.classes_, all_present=self.warm_start)
+        return encoded(y, learnt["classes_"], all_present=self.warm_start)
 
     def _note_classes(self, y: NDArray[Any], incremental: bool) -> None:
         if self._learns_classes(incremental):

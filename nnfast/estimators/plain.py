@@ -55,7 +55,13 @@ def are_plain_numbers(y: Any, rows: int) -> bool:
 
 def are_plain_labels(y: Any, rows: int) -> bool:
     """Whether y is a vector of `rows` integers."""
-    return type(y) is np.ndarray and y.shape == (rows,) and rows <= MOST_NUMBERS and y.dtype.kind in "iu"
+    return (
+        type(y) is np.ndarray
+        and y.shape == (rows,)
+        and rows <= MOST_NUMBERS
+        and y.dtype.kind in "iu"
+        and y.dtype.isnative  # else scikit-learn's classes have another type
+    )
 
 
 def encoded(y: NDArray[Any], classes: Any, *, all_present: bool) -> NDArray[np.bool_] | None:

@@ -269,8 +269,8 @@ def _reads(model: Model) -> dict[str, Any]:
         "a dtype": model.parameters.dtype.name,
         "an input shape": model.network.input_shape,
         "a number of outputs": model.network.output_size,
-        "an output activation": model.network.output_layer.function.name,
-        "a loss": model.loss.name,
+        "an output activation": model.network.output_layer.function,  # two of one name may have other constants
+        "a loss": model.loss,
         "an input scale": model.input_scale,
         "an encoding of inputs": state(model.inputs),
         "an encoding of targets": state(model.targets),

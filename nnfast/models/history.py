@@ -54,9 +54,13 @@ class History:
 
     def __iter__(self) -> Iterator[EpochRecord]:
         """The epochs in order."""
+        has_threads = len(self.threads) == self.epochs
         for index in range(self.epochs):
             metrics = {name: values[index] for name, values in self.metrics.items()}
-            yield EpochRecord(index + 1, self.loss[index], self.learning_rate[index], self.seconds[index], metrics)
+            yield EpochRecord(
+                index + 1, self.loss[index], self.learning_rate[index], self.seconds[index], metrics,
+                threads=self.threads[index] if has_threads else None,
+            )  # fmt: skip
 
     def kept(self, name: str) -> float | None:
         """Of "loss" or a metric, the value of the epoch whose weights the model has; None where there is none."""

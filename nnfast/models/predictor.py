@@ -92,7 +92,8 @@ class Predictor:
         if own.get("snapshot") is not self._snapshot:
             self._prepare(own)
         rows: Any = x
-        if type(x) is not np.ndarray or x.dtype is not self._dtype or x.ndim != 2 or x.shape[1] != self._size:
+        # A copied dtype is equal, and another object
+        if type(x) is not np.ndarray or x.dtype != self._dtype or x.ndim != 2 or x.shape[1] != self._size:
             rows = self._converted(x)
         if not 0 < len(rows) <= self.max_rows:
             raise ValueError(f"x has {len(rows)} rows, but this predictor takes 1 to {self.max_rows}: see max_rows")

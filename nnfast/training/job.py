@@ -259,8 +259,8 @@ def make_job(
     state = check_vector(state, plan.state_count, dtype, "initial_state")
     check_state(plan, state)
     if settings.orders is None:
-        everything = np.arange(n_rows)
-        orders: Orders = ShuffledOrders(seed, n_rows) if shuffle else lambda epoch: everything
+        # In order, it is made anew each epoch: thousands of jobs may wait
+        orders: Orders = ShuffledOrders(seed, n_rows) if shuffle else lambda epoch: np.arange(n_rows)
     else:
         orders = _checked(settings.orders, n_rows)
     return Job(

@@ -29,6 +29,8 @@ from .learner_file import FORMAT, from_file, write_learner
 from .state import Progress, State
 from .stopping import DivergenceError
 
+MAX_STEPS = 2**62  # so that the next ones are numbered in int64, too
+
 
 class Learner:
     """A network that learns batch by batch, each step one call of some microseconds.
@@ -377,7 +379,7 @@ class Learner:
     @steps.setter
     def steps(self, number: int) -> None:
         self._kept = None
-        self._steps = check_integer(number, "steps") if number != 0 else 0
+        self._steps = check_integer(number, "steps", 0, MAX_STEPS)
 
     def to_model(self, targets: TargetEncoding | None = None) -> Model:
         """A Model with a copy of the present weights.

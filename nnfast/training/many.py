@@ -73,7 +73,8 @@ def train_many(
     finished
         Called with the place in the returned list and the result, as soon as that is there; in the calling thread.
     **options
-        Those of `train`, each one value for all networks, or a list (or range) of one for each.
+        Those of `train`, each one value for all networks, or a list (or range) of one for each. Callbacks are called
+        in the threads that train, so that several may run at once.
 
     Returns
     -------

@@ -354,7 +354,21 @@ def test_a_mistake_is_one_line_and_leaves_nothing_behind(nnfast, arguments, phra
     assert not Path("a").exists()
 
 
-@pytest.mark.parametrize("text", ["{}", "no JSON", '{"nnfast search": 1}\n{"fold": 1}', '{"nnfast search": 1}\n[1]'])
+DAMAGED = (
+    "{}",
+    "no JSON",
+    "[" * 100_000,
+    '"nnfast search"',
+    '["nnfast search"]',
+    '{"nnfast search": 1}\n{"fold": 1}',
+    '{"nnfast search": 1}\n[1]',
+    '{"nnfast search": 1}\n["candidate", "fold"]',
+    '{"nnfast search": 1}\n{"candidate": {}, "fold": 1, "validation_accuracy": "0.9"}',
+    '{"nnfast search": 1}\n{"candidate": {}, "fold": 1, "validation_loss": 1' + "0" * 400 + "}",
+)
+
+
+@pytest.mark.parametrize("text", DAMAGED, ids=range(len(DAMAGED)))
 def test_a_damaged_file_is_refused(nnfast, text):
     assert nnfast("train", "digits", *FAST, "--out", "a")[0] == 0
     Path("a/search.jsonl").write_text(text + "\n")
