@@ -10,8 +10,8 @@ from .training.learner import Learner
 try:
     import torch
     from torch.autograd.function import once_differentiable
-except ImportError as error:
-    raise ImportError("nnfast.torch needs PyTorch: pip install torch") from error
+except ImportError:
+    raise ImportError("nnfast.torch needs PyTorch: pip install torch") from None
 
 
 class Module(torch.nn.Module):
@@ -19,7 +19,8 @@ class Module(torch.nn.Module):
 
     It has one flat Parameter, `flat`, whose memory is the learner's own: what an optimizer of PyTorch writes there, the
     learner computes with, and nothing is copied. Gradients of it and of the inputs are nnfast's backward pass. The
-    running statistics of BatchNorm are a buffer, `statistics`, and `state_dict` holds both.
+    running statistics of BatchNorm are a buffer, `statistics`, and `state_dict` holds both; with `makes_steps`, also
+    the optimizer's slots and the number of steps.
 
     In training mode (`train()`, the default), dropout drops, and BatchNorm takes the batch's statistics, which the
     running ones follow at each call. In `eval()`, it computes what `Learner.outputs` does; there is no way back from

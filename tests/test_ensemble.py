@@ -156,10 +156,10 @@ def test_every_member_has_its_own_running_statistics(image_backend: Backend) -> 
 def test_a_file_of_another_kind_is_refused(tmp_path: Path) -> None:
     model, path = train(CLASSIFIER, X, LABELS, epochs=1), tmp_path / "file.safetensors"
     model.save(path)
-    with pytest.raises(ValueError, match="is not an ensemble file"):
+    with pytest.raises(ValueError, match=r"is not an ensemble file: it holds a Model, which Model\.load reads"):
         Ensemble.load(path)
     Ensemble([model]).save(path)
-    with pytest.raises(ValueError, match="not a model file"):
+    with pytest.raises(ValueError, match=r"is not a model file: it holds an Ensemble, which Ensemble\.load reads"):
         Model.load(path)
     for members, arrays in (
         ("[{}]", {}),
@@ -193,7 +193,12 @@ def test_what_does_not_fit_is_refused() -> None:
     hubers = [replace(LOSSES["huber"], constants={"delta": delta}) for delta in (1.0, 9.0)]
     with pytest.raises(ValueError, match=r"member 1 has a loss other than member 0: Loss.*, not 'huber'"):
         Ensemble(train_many(REGRESSOR, X, NUMBERS, loss=hubers, epochs=1))
+    with pytest.raises(TypeError, match="a list of Models, got a single one"):
+        Ensemble(model)
     together = Ensemble([model, model])
+    with pytest.raises(TypeError, match="pass their second parts"):
+        together.out_of_fold(X, fold_rows(80, 2, seed=0))
+    assert together.out_of_fold(X, (held for _, held in fold_rows(80, 2, seed=0))).shape == (80, 3)
     for held, message in (
         ([[0]], "2 arrays of rows"),
         ([[0], [80]], r"held_out\[1\] .* in \[0, 80\)"),

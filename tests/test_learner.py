@@ -22,6 +22,7 @@ from safetensors.numpy import save_file
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, Learner, Network, Optimizer, train
 from nnfast.backends import Backend, Source
+from nnfast.data.targets import ClassTargets
 from nnfast.formulas.losses import LOSSES
 from nnfast.formulas.optimizers import adam
 from nnfast.plans.plan import make_plan
@@ -309,7 +310,7 @@ def test_other_files_are_refused(tmp_path: Path) -> None:
         with pytest.raises(ValueError, match=r"is (not a|a damaged) learner file"):
             Learner.load(path)
     own.to_model().save(path)
-    with pytest.raises(ValueError, match="is not a learner file of this version"):
+    with pytest.raises(ValueError, match=r"is not a learner file: it holds a Model, which Model\.load reads"):
         Learner.load(path)
     with pytest.raises(FileNotFoundError):
         Learner.load(tmp_path / "none")
@@ -347,3 +348,35 @@ def test_a_file_cannot_ask_for_more_memory_than_there_is(rows: Any, tmp_path: Pa
 def test_parameters_that_do_not_fit_are_refused(options: Any, kind: type[Exception], message: str) -> None:
     with pytest.raises(kind, match=message):
         Learner(**{"network": CLASSES, "batch_rows": 4, **options})
+
+
+def test_one_output_of_binary_cross_entropy_tells_labels_0_and_1(backend: Backend) -> None:
+    X = np.random.default_rng(0).normal(size=(40, 2)).astype("float32")
+    y = (X[:, 0] > 0).astype("float32")
+    learner = Learner(Network(2, [Dense(1, "sigmoid")]), batch_rows=40, learning_rate=0.1, backend=backend)
+    for _ in range(100):
+        learner.step(X, y)
+    model = learner.to_model()
+    assert model.predict_proba(X).shape == (40, 2)
+    assert model.evaluate(X, y.astype(int))["accuracy"] > 0.9
+    named = learner.to_model(ClassTargets.fit(["no", "yes"]))
+    np.testing.assert_array_equal(named.predict(X) == "yes", model.predict(X))
+
+
+def test_labels_may_be_booleans(backend: Backend) -> None:
+    rows = np.random.default_rng(0).normal(size=(6, 3)).astype("float32")
+    network, truth = Network(3, [Dense(2, "softmax")]), rows[:, 0] > 0
+    losses = {
+        Learner(network, batch_rows=6, backend=backend).step(rows, labels) for labels in (truth, truth.astype(int))
+    }
+    assert len(losses) == 1
+
+
+def test_targets_that_are_none_are_refused() -> None:
+    learner = Learner(Network(3, [Dense(2, "softmax")]), batch_rows=6, backend="numpy")
+    with pytest.raises(TypeError, match=r"ClassTargets\.fit\(labels\)"):
+        learner.to_model(["left", "right"])  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="3 classes do not fit a network of 2 outputs"):
+        learner.to_model(ClassTargets.fit([0, 1, 2]))
+    with pytest.raises(ValueError, match="learning_rate must be a finite number above 0"):
+        Learner(Network(3, [Dense(2)]), batch_rows=6, learning_rate=-1)

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sklearn.model_selection import KFold
 
 from nnfast import BatchNorm, Dense, DivergenceError, Dropout, EarlyStopping, Model, Network, train, train_many
 from nnfast.backends import Backend, Program, get_backend
@@ -283,6 +284,10 @@ MISTAKES: dict[str, tuple[dict[str, Any], type[Exception], str]] = {
     "an empty list": ({"seed": []}, ValueError, "seed is empty"),
     "a value that does not fit": ({"alpha": [0.1, -1]}, ValueError, "network 1: alpha must be .* got -1"),
     "an option given twice": ({"settings": [{"alpha": 1}], "alpha": 2}, ValueError, "alpha is given twice"),
+    "an array of values": ({"learning_rate": np.array([0.1])}, TypeError, "a list with one for each, got ndarray"),
+    "a tuple of values": ({"alpha": (0.1, 0.2)}, TypeError, "alpha must be one value for all networks or a list"),
+    "a mapping for settings": ({"settings": {"alpha": 1}}, TypeError, "put it into a list"),
+    "a splitter": ({"folds": KFold(3)}, TypeError, r"pass its \.split\(X\)"),
     "folds and validation": ({"folds": 3, "validation": 0.1}, ValueError, "give folds or validation"),
     "one fold": ({"folds": 1}, ValueError, "folds must be an integer from 2"),
     "more folds than rows": ({"folds": 91}, ValueError, "90 rows cannot be divided into 91 folds"),
@@ -327,6 +332,17 @@ def test_data_that_is_shared_is_encoded_as_each_network_reads_it() -> None:
     encodings = [InputEncoding.fit(rows) for rows in (X, 5 * X + 1)]
     for inputs, model in zip(encodings, many(NETWORK, X, LABELS, inputs=encodings), strict=True):
         assert_same(model, train(NETWORK, X, LABELS, backend="numba", epochs=6, inputs=inputs))
+
+
+def test_the_bar_does_not_count_what_ctrl_c_cut_short(capsys: pytest.CaptureFixture[str]) -> None:
+    def press(record: Any) -> None:
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.warns(UserWarning, match="Training interrupted by user"):
+        train_many(NETWORK, X, LABELS, threads=1, epochs=[5, 4, 3], callbacks=[(), (press,), ()], progress=True)
+    shown = capsys.readouterr().err
+    assert "1/3" in shown
+    assert "2 not finished" in shown
 
 
 def test_data_that_is_shared_gives_each_network_its_own_targets() -> None:

@@ -99,6 +99,17 @@ def test_others_can_read_the_weights_by_name(model: Model, tmp_path: Path) -> No
     assert arrays["layers.1.bias"].shape == (2,)
 
 
+def test_the_same_model_gives_the_same_file(tmp_path: Path) -> None:
+    """safetensors alone writes the texts in another order each time."""
+    model = train(Network(3, [Dense(2, "softmax")]), np.eye(3), [0, 1, 1], epochs=1)
+    files = set()
+    for number in range(8):
+        model.save(path := tmp_path / f"{number}.safetensors")
+        files.add(path.read_bytes())
+        np.testing.assert_array_equal(Model.load(path).parameters, model.parameters)
+    assert len(files) == 1
+
+
 def test_a_failed_save_leaves_the_old_file(model: Model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "model.safetensors"
     model.save(path)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from threading import Lock
 from typing import Any
 
@@ -70,6 +70,8 @@ class Ensemble:
     """
 
     def __init__(self, members: Iterable[Any]) -> None:
+        if isinstance(members, Model):
+            raise TypeError("members must be a list of Models, got a single one: [model]")
         self.members: tuple[Model, ...] = tuple(members)
         if not self.members:
             raise ValueError("an ensemble needs at least one member")
@@ -153,7 +155,7 @@ class Ensemble:
         deviation: NDArray[Any] = array_module(X).stack([self._told(one) for one in self.member_outputs(X)]).std(axis=0)
         return deviation
 
-    def out_of_fold(self, X: ArrayLike | Table, held_out: Sequence[ArrayLike]) -> NDArray[Any]:
+    def out_of_fold(self, X: ArrayLike | Table, held_out: Iterable[ArrayLike]) -> NDArray[Any]:
         """What is predicted for every row by the members that did not learn from it.
 
         Parameters
@@ -174,6 +176,9 @@ class Ensemble:
         TypeError, ValueError
             Row numbers that X does not have, or not one array of them for each member.
         """
+        held_out = list(held_out)
+        if any(isinstance(rows, tuple) and len(rows) == 2 and np.ndim(rows[0]) for rows in held_out):
+            raise TypeError("held_out has pairs of rows: pass their second parts, [held for _, held in folds]")
         if len(held_out) != len(self):
             raise ValueError(f"held_out must have {len(self)} arrays of rows, one for each member, got {len(held_out)}")
         n_rows = X.n_rows if isinstance(X, Table) else len(np.asarray(X))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -16,6 +17,12 @@ T = TypeVar("T")
 
 Arrays = dict[str, NDArray[Any]]
 
+READERS = {  # what the files of other kinds hold, and what reads them
+    "model": "a Model, which Model.load reads",
+    "ensemble": "an Ensemble, which Ensemble.load reads",
+    "learner": "a Learner, which Learner.load reads",
+}
+
 
 def write_tensors(
     path: str | os.PathLike[str], form: str, texts: Mapping[str, str], arrays: Mapping[str, NDArray[Any]]
@@ -24,7 +31,20 @@ def write_tensors(
     from safetensors.numpy import save
 
     contiguous = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
-    write_bytes(Path(path), save(contiguous, {"format": form, **texts}))
+    write_bytes(Path(path), _with_texts_in_order(save(contiguous, {"format": form, **texts})))
+
+
+def _with_texts_in_order(data: bytes) -> bytes:
+    """A file whose texts stand in one order, where safetensors writes them in another each time.
+
+    Its header is JSON, after eight bytes that tell how long it is; blanks may fill it up.
+    """
+    size = int.from_bytes(data[:8], "little")
+    header = json.loads(data[8 : 8 + size])
+    header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[8 + size :]
 
 
 def read_tensors(
@@ -47,6 +67,9 @@ def read_tensors(
     except (SafetensorError, TypeError, AttributeError) as error:  # the last two: element types NumPy lacks
         raise ValueError(f"{os.fspath(path)} is not {kind}: {error}") from None
     if texts.get("format") != form:
+        found = str(texts.get("format")).split(" ")
+        if len(found) == 3 and found[0] == "nnfast" and found[1] in READERS and found[1] != what:
+            raise ValueError(f"{os.fspath(path)} is not {kind}: it holds {READERS[found[1]]}")
         raise ValueError(f"{os.fspath(path)} is not {kind} of this version (its format must be {form!r})")
     try:
         return make(texts, arrays)

@@ -49,7 +49,7 @@ class BatchChecks:
         if values.ndim == 0 or len(values) != rows:
             raise ValueError(f"x has {rows} rows, but y has shape {values.shape}")
         if values.ndim == 1 and self.output_size > 1:
-            if values.dtype.kind not in "iu":
+            if values.dtype.kind not in "biu":
                 raise TypeError(
                     f"labels must be integers, got {values.dtype}; numbers have shape (n_rows, {self.output_size})"
                 )

@@ -14,14 +14,14 @@ from numpy.typing import ArrayLike, NDArray
 from ..backends import Backend, Live, Passes, Program, get_backend
 from ..data.targets import ClassTargets, NumberTargets, TargetEncoding
 from ..formulas.intervals import SIMPLEX
-from ..formulas.losses import Loss, check_pair, get_loss
+from ..formulas.losses import LOSSES, Loss, check_pair, get_loss
 from ..formulas.optimizers import Optimizer, get_optimizer
 from ..models.model import Model
-from ..models.validation import check_sample_weight, check_state, check_vector, default_loss
+from ..models.validation import check_class_count, check_sample_weight, check_state, check_vector, default_loss
 from ..networks.network import Network
 from ..plans.plan import Plan, make_plan
 from ..plans.recipe import Recipe
-from ..support.checks import check_dtype, check_fits, check_integer, check_number
+from ..support.checks import check_dtype, check_fits, check_integer, check_number, shown
 from ..support.random import check_seed
 from ..support.tensors import Arrays, read_tensors
 from .batches import BatchChecks
@@ -114,7 +114,8 @@ class Learner:
         self._checks = BatchChecks(network, chosen_loss, self._dtype, self.batch_rows)
         self._backend, self._threads = backend, threads
         self._plan: Plan = make_plan(network, self.batch_rows)
-        self.learning_rate = self._checked_rate(chosen.learning_rate if learning_rate is None else learning_rate)
+        rate = chosen.learning_rate if learning_rate is None else learning_rate
+        self.learning_rate = self._checked_rate(rate, "learning_rate")
         self._steps = 0
         self._begin(self._plan.initial_parameters(self._recipe.seed), None, self._plan.initial_state())
 
@@ -321,9 +322,9 @@ class Learner:
     def _wrong_thread(self) -> RuntimeError:
         return RuntimeError("a Learner belongs to the thread that made it: give each thread a copy.deepcopy of it")
 
-    def _checked_rate(self, rate: float) -> float:
-        number = check_number(rate, "rate", 0, above=True)
-        check_fits(number, "rate", self._dtype)
+    def _checked_rate(self, rate: float, name: str = "rate") -> float:
+        number = check_number(rate, name, 0, above=True)
+        check_fits(number, name, self._dtype)
         return number
 
     @property
@@ -387,12 +388,26 @@ class Learner:
         Parameters
         ----------
         targets
-            How outputs become labels or numbers; by default labels 0, 1, ... for a loss of probabilities, else the
-            outputs themselves.
+            How outputs become labels or numbers: ClassTargets or NumberTargets of nnfast.data.targets. By default
+            labels 0, 1, ... for a loss of probabilities, else the outputs themselves.
+
+        Raises
+        ------
+        TypeError, ValueError
+            `targets` is something else, or of another number of outputs.
         """
-        if targets is None:
-            if self._outputs > 1 and self._recipe.loss.targets == SIMPLEX:
-                targets = ClassTargets(np.arange(self._outputs, dtype=np.int64))
+        if targets is not None:
+            if not isinstance(targets, ClassTargets | NumberTargets):
+                raise TypeError(
+                    f"targets must be ClassTargets or NumberTargets of nnfast.data.targets, got {shown(targets)}; for "
+                    "labels of your own: ClassTargets.fit(labels)"
+                )
+            if isinstance(targets, ClassTargets):
+                check_class_count(targets, self.network)
+        else:
+            loss, outputs = self._recipe.loss, self._outputs
+            if (outputs > 1 and loss.targets == SIMPLEX) or (outputs == 1 and loss == LOSSES["binary_cross_entropy"]):
+                targets = ClassTargets(np.arange(max(self._outputs, 2), dtype=np.int64))
             else:
                 targets = NumberTargets(np.zeros(self._outputs), np.ones(self._outputs), self._outputs == 1)
         return Model(

@@ -34,6 +34,7 @@ Pair = tuple[NDArray[np.int64], NDArray[np.int64]]
 Result = Model | DivergenceError | None
 
 _OPTIONS = tuple(item.name for item in fields(Settings))
+_ARRAYS = ("sample_weight", "validation", "callbacks", "initial_parameters", "initial_state")  # may be one for all
 
 
 def train_many(
@@ -145,10 +146,16 @@ def _broadcast(
     if not isinstance(networks, Network):
         lists["networks"] = list(networks)
     if settings is not None:
+        if isinstance(settings, Mapping):
+            raise TypeError("settings must be a list with a mapping for each network, got one: put it into a list")
         lists["settings"] = list(settings)
     for name, value in options.items():
         _check_name(name)
         # A list of functions means them all for every network, as in train()
+        if name not in _ARRAYS and isinstance(value, np.ndarray | tuple):
+            raise TypeError(
+                f"{name} must be one value for all networks or a list with one for each, got {shown(value)}"
+            )
         if isinstance(value, list | range) and not (name == "callbacks" and all(map(callable, value))):
             lists[name] = value
     counts = {name: len(values) for name, values in lists.items()}
@@ -187,6 +194,8 @@ def _checked(index: int, network: Network, settings: Settings, data: Data, *rows
 def _pairs(folds: int | Iterable[tuple[ArrayLike, ArrayLike]], job: Job) -> list[Pair]:
     """The row numbers of every fold. job: of any network on all rows."""
     n_rows = job.training.n_rows
+    if hasattr(folds, "split"):
+        raise TypeError(f"folds must be a number or pairs of row numbers, got {shown(folds)}: pass its .split(X)")
     if not isinstance(folds, Iterable):
         return fold_rows(n_rows, folds, 0, labels=class_labels(job.training.source, job.targets))
     pairs = []

@@ -36,11 +36,14 @@ def progress_bar(epochs: int) -> Iterator[Callable[[EpochRecord], Any]]:
 def networks_bar(networks: int) -> Iterator[Callable[[int, Any], Any]]:
     """A bar of networks, and below it the best so far; called with the number of one that is done, and its result."""
     with bar("network", networks) as (move, numbers):
-        done, best, diverged, leader = 0, math.inf, 0, ""
+        done, best, diverged, unfinished, leader = 0, math.inf, 0, 0, ""
 
         def show(index: int, result: Any) -> None:
-            nonlocal done, best, diverged, leader
-            done += 1
+            nonlocal done, best, diverged, unfinished, leader
+            if result is None or (isinstance(result, Model) and result.history.stopped == "interrupted"):
+                unfinished += 1
+            else:
+                done += 1
             if isinstance(result, Model):
                 name = "validation_loss" if result.history.metrics else "loss"
                 loss = result.history.kept(name)
@@ -48,7 +51,9 @@ def networks_bar(networks: int) -> Iterator[Callable[[int, Any], Any]]:
                     best, leader = loss, f"best {name.replace('_', ' ')} {loss:.4g} (network {index})"
             elif result is not None:
                 diverged += 1
-            numbers.plain = ", ".join(filter(None, (leader, f"{diverged} diverged" if diverged else "")))
+            others = {"diverged": diverged, "not finished": unfinished}
+            words = [leader, *(f"{count} {what}" for what, count in others.items() if count)]
+            numbers.plain = ", ".join(filter(None, words))
             move(done)
 
         yield show
