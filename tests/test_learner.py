@@ -380,3 +380,5 @@ def test_targets_that_are_none_are_refused() -> None:
         learner.to_model(ClassTargets.fit([0, 1, 2]))
     with pytest.raises(ValueError, match="learning_rate must be a finite number above 0"):
         Learner(Network(3, [Dense(2)]), batch_rows=6, learning_rate=-1)
+    with pytest.raises(ValueError, match="learning_rate must be a finite number above 0"):
+        learner.learning_rate = float("nan")

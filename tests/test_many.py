@@ -119,7 +119,7 @@ def test_jobs_that_wait_hold_no_order_of_the_rows() -> None:
     data = Data(rows, np.arange(len(rows)) % 3)
     make_job(NETWORK, data, Settings(shuffle=False))
     tracemalloc.start()
-    jobs = [make_job(NETWORK, data, Settings(shuffle=False)) for _ in range(20)]
+    jobs = [make_job(NETWORK, data, Settings(shuffle=False, validation=share)) for share in (None, 0.1) * 10]
     held = tracemalloc.get_traced_memory()[0]
     tracemalloc.stop()
     assert held < 8 * len(rows)  # of one order

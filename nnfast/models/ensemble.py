@@ -199,7 +199,11 @@ class Ensemble:
         return mean
 
     def evaluate(self, X: ArrayLike | Table, y: ArrayLike, sample_weight: ArrayLike | None = None) -> dict[str, float]:
-        """{"loss": ..., "accuracy" or "r2": ...} of the mean outputs on these rows, as `Model.evaluate` has them."""
+        """{"loss": ..., "accuracy" or "r2": ...} of the mean outputs on these rows, as `Model.evaluate` has them.
+
+        The loss is computed from the outputs alone: where one is 0 to rounding, `Model.evaluate` goes by the sum before
+        it, and here its logarithm is cut off.
+        """
         outputs, first = to_host(self.outputs(X)), self._first
         loss, dtype = first.loss, first.parameters.dtype
         encoded = encode_targets(y, first.network, loss, dtype, self.targets, len(outputs))

@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..backends import Program, get_backend
-from ..support.checks import check_integer, check_unmasked
-from .validation import check_row_shape
+from ..support.checks import check_integer
+from .validation import rows_of_numbers
 
 if TYPE_CHECKING:
     from ..backends.numba.jit import PredictionFrame
@@ -156,15 +156,8 @@ class Predictor:
         own["snapshot"] = snapshot
 
     def _converted(self, x: ArrayLike) -> NDArray[Any]:
-        check_unmasked(x, "x")
-        rows = np.asarray(x)
-        if rows.dtype.kind not in "buif":
-            raise TypeError(f"x must hold numbers, got dtype {rows.dtype}")
-        if rows.ndim == 0:
-            raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
-        check_row_shape(rows.shape, self._network)
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(rows.reshape(len(rows), self._size), self._dtype)
+            return np.ascontiguousarray(rows_of_numbers(x, self._network), self._dtype)
 
     def _check_out(self, out: Any, x: NDArray[Any]) -> None:
         shape = len(x), self._network.output_size

@@ -79,6 +79,18 @@ def _advice(found: tuple[int, ...], network: Network) -> str:
     return ""
 
 
+def rows_of_numbers(x: ArrayLike, network: Network) -> NDArray[Any]:
+    """Rows handed to a single call, as (n_rows, input_size) in their own dtype. Raises TypeError or ValueError."""
+    check_unmasked(x, "x")
+    rows = np.asarray(x)
+    if rows.dtype.kind not in "buif":
+        raise TypeError(f"x must hold numbers, got dtype {rows.dtype}")
+    if rows.ndim == 0:
+        raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
+    check_row_shape(rows.shape, network)
+    return rows.reshape(len(rows), network.input_size)
+
+
 def check_row_numbers(rows: ArrayLike, n_rows: int, name: str) -> NDArray[np.int64]:
     """Numbers of rows in [0, n_rows), (n,). Raises TypeError or ValueError."""
     numbers = np.asarray(rows)

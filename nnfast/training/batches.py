@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..formulas.losses import Loss, check_target_values
-from ..models.validation import check_row_shape, converted
+from ..models.validation import converted, rows_of_numbers
 from ..networks.network import Network
 from ..support.checks import check_unmasked
 
@@ -26,14 +26,7 @@ class BatchChecks:
         """The rows as a batch, all of them finite."""
         rows: Any = x
         if not self._is_plain(x, self.input_size):
-            check_unmasked(x, "x")
-            rows = np.asarray(x)
-            if rows.dtype.kind not in "buif":
-                raise TypeError(f"x must hold numbers, got dtype {rows.dtype}")
-            if rows.ndim == 0:
-                raise ValueError("x must have shape (n_rows, n_inputs), got a single number")
-            check_row_shape(rows.shape, self.network)
-            rows = converted(rows.reshape(len(rows), self.input_size), self.dtype, "x")
+            rows = converted(rows_of_numbers(x, self.network), self.dtype, "x")
         if not 0 < len(rows) <= self.most_rows:
             raise ValueError(f"x has {len(rows)} rows, but this learner takes 1 to {self.most_rows}: see batch_rows")
         checked: NDArray[Any] = rows

@@ -129,15 +129,16 @@ class Data:
 class Job:
     """A training whose parameters and data were checked.
 
-    training, held_out: the rows learnt from, and those measured after every epoch. orders: of the training rows by
-    their places among them. parameters: to begin with, if they are not drawn by the seed.
+    parts: gives the rows learnt from, n_rows of them, and those measured after every epoch; drawn when they are needed,
+    for thousands of jobs may wait. orders: of the training rows by their places among them. parameters: to begin with,
+    if they are not drawn by the seed.
     """
 
     network: Network
     recipe: Recipe
     plan: Plan
-    training: Part
-    held_out: Part | None
+    parts: Callable[[], tuple[Part, Part | None]]
+    n_rows: int
     epochs: int
     batch_size: int
     rate: float
@@ -155,7 +156,7 @@ class Job:
     @property
     def flops(self) -> float:
         """About how many it takes, to tell long ones from short ones."""
-        return float(self.plan.flops_per_row()) * self.training.n_rows * self.epochs
+        return float(self.plan.flops_per_row()) * self.n_rows * self.epochs
 
     def run(
         self, compile_program: Callable[[Plan, Recipe], Program], interruption: Interruption, **predicts: Any
@@ -165,21 +166,20 @@ class Job:
         compile_program: Backend.compile, or what gives a program that another job has left. predicts: on what the Model
         will predict, its `backend` and `threads`.
         """
-        program = compile_program(self.plan, self.recipe)
-        for part in (self.training, self.held_out):
+        program, (training, held_out) = compile_program(self.plan, self.recipe), self.parts()
+        for part in (training, held_out):
             if part is not None:
                 check_place(program, part.source)
-        program.bind(self.training.source)
-        # Drawn here: thousands of jobs may wait
+        program.bind(training.source)
         drawn = self.plan.initial_parameters(self.seed) if self.parameters is None else self.parameters
         model = Model(
             self.network, drawn.astype(self.recipe.dtype), self.state.copy(), self.recipe.loss, self.targets,
             self.inputs, self.input_scale, **predicts,
         )  # fmt: skip
-        rules = TrainingRules(program, model, self.training, self.held_out, self.orders, self.rate, self.early_stopping)
+        rules = TrainingRules(program, model, training, held_out, self.orders, self.rate, self.early_stopping)
         runner = Runner(
             program, rules, State(model.parameters, np.zeros_like(program.slots), model.state),
-            n_rows=self.training.n_rows, batch_size=self.batch_size, epochs=self.epochs, schedule=self.schedule,
+            n_rows=self.n_rows, batch_size=self.batch_size, epochs=self.epochs, schedule=self.schedule,
             callbacks=self.callbacks, history=model.history, interruption=interruption,
         )  # fmt: skip
         runner.run()
@@ -229,18 +229,22 @@ def make_job(
     )
     targets = settings.targets or data.targets(network, loss)
     read = network, loss, dtype, settings.inputs, targets, input_scale
-    training = Part(data.source(*read, settings.sample_weight), training_rows)
-    held_out = None
-    if training_rows is not None:
-        if held_out_rows is not None and len(held_out_rows):
-            held_out = Part(training.source, held_out_rows)
+    source = data.source(*read, settings.sample_weight)
+    given: Part | None = None
+    if held_out_rows is not None and len(held_out_rows):
+        given = Part(source, held_out_rows)
     elif isinstance(settings.validation, tuple):
         weights = settings.validation[2] if len(settings.validation) == 3 else None
-        held_out = Part(data.beside(settings.validation).source(*read, weights))
-    elif settings.validation is not None:
-        labels = class_labels(training.source, targets)
-        kept, held = split_rows(training.n_rows, settings.validation, seed, labels=labels, which=VALIDATION)
-        training, held_out = Part(training.source, kept), Part(training.source, held)
+        given = Part(data.beside(settings.validation).source(*read, weights))
+
+    def parts() -> tuple[Part, Part | None]:
+        if settings.validation is None or isinstance(settings.validation, tuple):
+            return Part(source, training_rows), given
+        labels = class_labels(source, targets)
+        kept, held = split_rows(source.n_rows, settings.validation, seed, labels=labels, which=VALIDATION)
+        return Part(source, kept), Part(source, held)
+
+    training, held_out = parts()
     if training.rows is not None:
         for part, name in ((training, "training"), (held_out, "validation")):
             if part is not None and not part.has_weight:
@@ -264,7 +268,7 @@ def make_job(
     else:
         orders = _checked(settings.orders, n_rows)
     return Job(
-        network, recipe, plan, training, held_out, epochs, batch, rate, get_schedule(settings.schedule),
+        network, recipe, plan, parts, n_rows, epochs, batch, rate, get_schedule(settings.schedule),
         early_stopping or None, callbacks, orders, parameters, state, settings.inputs, targets, input_scale,
         seed,
     )  # fmt: skip

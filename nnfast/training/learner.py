@@ -115,7 +115,7 @@ class Learner:
         self._backend, self._threads = backend, threads
         self._plan: Plan = make_plan(network, self.batch_rows)
         rate = chosen.learning_rate if learning_rate is None else learning_rate
-        self.learning_rate = self._checked_rate(rate, "learning_rate")
+        self.learning_rate = rate
         self._steps = 0
         self._begin(self._plan.initial_parameters(self._recipe.seed), None, self._plan.initial_state())
 
@@ -168,7 +168,7 @@ class Learner:
         weights = None
         if sample_weight is not None:
             weights = check_sample_weight(sample_weight, len(inputs), self._dtype)
-        own_rate = self.learning_rate if rate is None else self._checked_rate(rate)
+        own_rate = self._learning_rate if rate is None else self._checked_rate(rate)
         self._kept = None
         self._changes += 1
         loss = self._program.step(inputs, targets, weights, own_rate, self._steps)
@@ -318,6 +318,15 @@ class Learner:
         slopes = self._checks.slopes(output_gradient, shape[0])
         self._kept = None
         return passes, shape, slopes
+
+    @property
+    def learning_rate(self) -> float:
+        """Of steps that are given no rate of their own; assign to change it."""
+        return self._learning_rate
+
+    @learning_rate.setter
+    def learning_rate(self, rate: float) -> None:
+        self._learning_rate = self._checked_rate(rate, "learning_rate")
 
     def _wrong_thread(self) -> RuntimeError:
         return RuntimeError("a Learner belongs to the thread that made it: give each thread a copy.deepcopy of it")

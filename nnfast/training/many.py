@@ -193,11 +193,11 @@ def _checked(index: int, network: Network, settings: Settings, data: Data, *rows
 
 def _pairs(folds: int | Iterable[tuple[ArrayLike, ArrayLike]], job: Job) -> list[Pair]:
     """The row numbers of every fold. job: of any network on all rows."""
-    n_rows = job.training.n_rows
+    n_rows = job.n_rows
     if hasattr(folds, "split"):
         raise TypeError(f"folds must be a number or pairs of row numbers, got {shown(folds)}: pass its .split(X)")
     if not isinstance(folds, Iterable):
-        return fold_rows(n_rows, folds, 0, labels=class_labels(job.training.source, job.targets))
+        return fold_rows(n_rows, folds, 0, labels=class_labels(job.parts()[0].source, job.targets))
     pairs = []
     for number, pair in enumerate(folds):
         if not isinstance(pair, tuple | list) or len(pair) != 2:
