@@ -30,7 +30,7 @@ from .options import ROWS, merge, read_config
 from .preparation import Divided, divide, prepare, random_seed
 from .ranking import Candidate, ranked, score_words_of, table
 from .run_directory import RunDirectory, to_json
-from .search_file import SearchFile
+from .search_file import SearchFile, only_search_in
 from .terminal import is_watched, note, note_on_data
 from .train import complete, full_name
 
@@ -76,6 +76,7 @@ def search_command(arguments: argparse.Namespace) -> int:
         file = None
         if options["out"]:
             directory = RunDirectory(options["out"], {})  # the best candidate's run will have one with its options
+            stack.enter_context(only_search_in(directory.path))
             stack.callback(directory.abandon)
             file = stack.enter_context(contextlib.closing(SearchFile(directory.path)))
         if options["seed"] == "random":
@@ -88,7 +89,7 @@ def search_command(arguments: argparse.Namespace) -> int:
             _note_what(search)
         with _telling(search) as tell:
             is_over = _run(search, tell)
-    return _end(search, is_over)
+        return _end(search, is_over)
 
 
 def _make(

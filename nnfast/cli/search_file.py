@@ -2,14 +2,43 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
 from .. import __version__
 from ..support.files import write_text
 from .run_directory import SEARCH, SEARCH_SIGNATURE, to_json
+
+if sys.platform != "win32":
+    import fcntl
+
+
+@contextlib.contextmanager
+def only_search_in(directory: Path) -> Iterator[None]:
+    """Within this, no other search has the directory. Raises ValueError if one has it; Windows knows no such lock.
+
+    The lock is on the directory, which stays while files in it are replaced, and ends with the process.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"another nnfast search is writing {directory}: wait for it, or give another --out"
+            raise ValueError(message) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(held)
 
 
 class SearchFile:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nnfast import Model, train_many
+from nnfast.cli import search
 from nnfast.cli.options import merge, read_config
 from nnfast.cli.preparation import prepare
 from nnfast.cli.ranking import Candidate, ranked
@@ -205,6 +206,29 @@ def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(nnfast):
     code, undisturbed, _ = nnfast(*arguments, "--out", "b")
     assert outcome("a") == outcome("b")
     assert out.partition("training loss")[0] == undisturbed.partition("training loss")[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such lock")
+def test_two_searches_at_once_never_share_a_directory(nnfast):
+    """Not while candidates are trained, nor while the best is; and once the first has ended, there is no lock."""
+    refused = []
+
+    def another():
+        result = subprocess.run(
+            [sys.executable, "-m", "nnfast", *map(str, GRID), "--out", "a"], capture_output=True, text=True, timeout=60
+        )
+        refused.append((result.returncode, result.stdout, result.stderr))
+
+    for name in ("_run", "complete"):
+        original = getattr(search, name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search, name, lambda *of, original=original: another() or original(*of))
+            assert nnfast(*GRID, "--out", "a")[0] == 0
+    assert len(refused) == 2
+    for result in refused:
+        assert_refused(result, "another nnfast search is writing a: wait for it, or give another", command="search")
+    assert nnfast(*GRID, "--out", "b")[0] == 0
+    assert outcome("a") == outcome("b")
 
 
 def test_only_what_is_missing_is_trained(nnfast, monkeypatch):
