@@ -64,7 +64,7 @@ def _sizes(value: Any) -> list[int]:
 
 
 def _read_sizes(text: str) -> list[int]:
-    return [] if text.strip() in ("", "none") else [int(size) for size in text.split(",")]
+    return [] if text.strip() in ("", "none") else [int(size) for size in text.replace(":", ",").split(",")]
 
 
 def _layers(value: Any) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "network": (
         Option("network", TEXT, None, "NAME", "a network with a name, in place of hidden layers: lenet5"),
         Option("layers", LAYERS, None, None, "in a file: the layers before the outputs, in place of hidden layers"),
-        Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or none"),
+        Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or 128:64, or none"),
         Option("activation", TEXT, "relu", "NAME", "of the hidden layers"),
         Option("output_activation", TEXT, None, "NAME", "of the outputs (default: softmax for classes, else identity)"),
         Option("dropout", NUMBER, 0.0, "RATE", "after every hidden layer"),

@@ -86,6 +86,9 @@ def search_command(arguments: argparse.Namespace) -> int:
         search = _make(arguments, options, varied, lambda settings: merge(asked | settings, config), backend, file)
         if not options["quiet"]:
             note_on_data(search.data, options["data"], given)
+            for values in varied:
+                if values.repetition:
+                    note(values.repetition)
             _note_what(search)
         with _telling(search) as tell:
             is_over = _run(search, tell)

@@ -83,6 +83,12 @@ def test_what_names_bring_reads_back_from_the_options_that_are_shown():
     assert as_options({"hidden": [], "shuffle": True}) == ["--hidden none", "--shuffle"]
 
 
+def test_a_colon_or_a_comma_stands_between_layers():
+    """A colon alone can where commas separate networks: in a search."""
+    for text in ("64,32", "64:32"):
+        assert vars(_parse(["train", "digits", "--hidden", text]))["hidden"] == [64, 32]
+
+
 def test_what_was_brought_leaves_out_what_was_asked_for():
     given = {"data": "fashion-mini", "network": "lenet5", "batch_size": 64}
     assert brought(merge(given, {}), given) == {

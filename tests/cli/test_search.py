@@ -134,6 +134,19 @@ def test_a_terminal_sees_the_table_fill(nnfast, monkeypatch):
     assert nnfast(*GRID, "--quiet")[2] == ""
 
 
+def test_a_value_that_is_there_twice_is_told(nnfast):
+    """nnfast train takes 64,64 for two layers, a search for the same network twice."""
+    for arguments, line in (
+        (("--hidden", "8,8"), "--hidden 8,8 names the same network twice; for two layers write 8:8"),
+        (("--hidden", "8,4:2,4:2"), "--hidden 8,4:2,4:2 names the same network twice"),
+        (("--hidden", 8, "--dropout", "0.1,0.2,0.1"), "--dropout 0.1,0.2,0.1 names 0.1 twice"),
+    ):
+        code, _, err = nnfast(*SEARCH, *arguments)
+        assert (code, err.splitlines()[0]) == (0, f"nnfast: {line}")
+    assert "twice" not in nnfast(*SEARCH, "--hidden", "8,8:8")[2]
+    assert nnfast(*SEARCH, "--hidden", "8,8", "--quiet")[2] == ""
+
+
 def test_what_diverged_is_shown_as_such_and_ranked_last(nnfast):
     options = (*SEARCH, "--optimizer", "sgd", "--hidden", 8)
     code, out, err = nnfast(*options, "--learning-rate", "1e30,0.01", "--out", "a")
@@ -355,7 +368,10 @@ def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
         (("--learning-rate", "0.1..0.01", "--trials", 3), ("--learning-rate", "lower end of a range first")),
         (("--learning-rate", "0.1..0.5"), ("--learning-rate has the range 0.1..0.5", "--trials")),
         (("--epochs", "1..2.5", "--trials", 3), ("--epochs", "must be an integer, got '2.5'")),
-        (("--hidden", "8,x"), ("--hidden", "got 'x'")),
+        (
+            ("--hidden", "8,4:x"),
+            ("--hidden: must be the sizes of each network, such as 64,128:64,none (a ", "got '4:x'"),
+        ),
         (("--hidden", "8,0"), ("positive integer",)),
         (("--activation", "relu,rleu"), ("unknown activation 'rleu'",)),
         (("--activation", "relu..tanh", "--trials", 2), ("unknown activation 'relu..tanh'",)),
