@@ -173,6 +173,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
 }  # fmt: skip
 ROWS = {option.name: option for options in OPTIONS.values() for option in options}
 
+OF_SEARCH = ("folds", "trials")  # options on the command line of nnfast search alone
+
 # Each describes the layers before the outputs: a source that names one takes back what others said of them.
 DESCRIPTIONS = ("network", "layers", "hidden")
 OF_HIDDEN = ("activation", "dropout", "bias", "initializer")
@@ -236,6 +238,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     for name in values:
+        if name in OF_SEARCH:
+            raise ValueError(f"{path}: {name} is not for a file: give --{name} to nnfast search")
         if name not in ROWS and name != "data":
             near = difflib.get_close_matches(name.replace("-", "_"), [*ROWS, "data"], 1)
             raise ValueError(f"{path}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -26,7 +26,7 @@ from ..training.stopping import DivergenceError
 from .candidates import Values, candidates, in_words, key_of
 from .exit_codes import DIVERGED, INTERRUPTED
 from .log import hush
-from .options import ROWS, merge, read_config
+from .options import OF_SEARCH, ROWS, merge, read_config
 from .preparation import Divided, divide, prepare, random_seed
 from .ranking import Candidate, ranked, score_words_of, table
 from .run_directory import RunDirectory, to_json
@@ -59,7 +59,7 @@ class _Search:
 
 def search_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast search`. Returns the exit code; raises what main() turns into one line."""
-    own = ("command", "config", "folds", "trials")
+    own = ("command", "config", *OF_SEARCH)
     given = {name: value for name, value in vars(arguments).items() if name not in own}
     config = read_config(arguments.config) if arguments.config else {}
     asked = {name: value.sample if isinstance(value, Values) else value for name, value in given.items()}

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from nnfast import Model, get_optimizer, get_schedule, multilayer_perceptron
-from nnfast.cli import _parse
+from nnfast.cli import _COMMANDS, _parse
 from nnfast.cli.options import (
     DATA_SETTINGS,
     FLAG,
@@ -112,6 +112,8 @@ def test_a_learning_rate_is_not_handed_on_to_another_optimizer():
     [
         ("learning-rate = 1", ("unknown key 'learning-rate'", "did you mean 'learning_rate'?")),
         ("nonsense = 1", ("unknown key 'nonsense'",)),
+        ("folds = 3", ("folds is not for a file: give --folds to nnfast search",)),
+        ("trials = 3", ("trials is not for a file: give --trials to nnfast search",)),
         ('epochs = "five"', ("epochs must be an integer, got 'five'",)),
         ("epochs = true", ("epochs must be an integer",)),
         ("bias = 1", ("bias must be true or false, got 1",)),
@@ -213,4 +215,10 @@ def test_help_of_train_names_what_there_is(nnfast):
     text = " ".join(out.split())
     for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items():
         assert f"{name}: {' '.join(as_options(settings))}" in text
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in _COMMANDS)])
+def test_help_is_as_wide_as_the_terminal(nnfast, command):
+    code, out, _ = nnfast(*command, "--help")
+    assert code == 0
     assert max(map(len, out.splitlines())) <= 80

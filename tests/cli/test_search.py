@@ -407,3 +407,4 @@ def test_help_says_how_several_values_are_written(nnfast):
     for words in ("--folds", "--trials", "sgd:momentum=0.9,nesterov=true", "128:64", "1e-4..0.1", "the same --out"):
         assert words in out
     assert "--validation" not in out
+    assert "one value each (--folds, --trials and several values are for the command line)" in " ".join(out.split())
