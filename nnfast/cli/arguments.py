@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from .candidates import several
 from .options import DATA_SETTINGS, FLAG, OPTIONS, ROWS, SIZES, Option, as_options
@@ -37,8 +37,19 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         for option in options:
             if option.kind == SIZES:
                 option = replace(option, help="units of the hidden layers: 128:64 for two, or none")
-            if option.name not in NOT_OF_SEARCH:
+            if option.name in NOT_OF_SEARCH:
+                group.add_argument(option.flag, type=_refuse(option), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            else:
                 _add_option(group, option, several(option) if is_searched else option.read)
+
+
+def _refuse(option: Option) -> Callable[[str], NoReturn]:
+    """Refuses an option of train that a search cannot have, as an argparse type."""
+
+    def refuse(text: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"the folds are held out: {option.flag} is for nnfast train")
+
+    return refuse
 
 
 def _add_data(parser: argparse.ArgumentParser, config: str) -> None:

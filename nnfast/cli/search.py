@@ -89,6 +89,8 @@ def search_command(arguments: argparse.Namespace) -> int:
             for values in varied:
                 if values.repetition:
                     note(values.repetition)
+            if arguments.trials and len(search.candidates) < arguments.trials:
+                note(f"{arguments.trials} draws, {len(search.candidates)} of them different")
             _note_what(search)
         with _telling(search) as tell:
             is_over = _run(search, tell)
@@ -243,6 +245,15 @@ def _end(search: _Search, is_over: bool) -> int:
         note("every candidate diverged: try smaller learning rates, or --clip-norm 1")
         return DIVERGED
     if not options["json"]:
-        go_on = f"the same command goes on from {options['out']}" if search.file else "with --out it could go on"
-        print(f"interrupted with {len(order)} of {len(search.candidates)} candidates finished; {go_on}")
+        print(f"interrupted; {_kept_words(search)}")
     return INTERRUPTED
+
+
+def _kept_words(search: _Search) -> str:
+    """What is left of a search that was interrupted."""
+    if not search.trainings:
+        return "no training had ended"
+    ended = f"{search.trainings} of {len(search.candidates) * len(search.pairs)} trainings"
+    if search.file:
+        return f"{ended} are in {search.options['out']}; the same command goes on"
+    return f"{ended} had ended; with --out it could go on"

@@ -70,7 +70,7 @@ class SearchFile:
         for name in [*new, *(name for name in old if name not in new)]:
             if name != SEARCH_SIGNATURE and old.get(name) != new.get(name):
                 raise ValueError(
-                    f"{self.path} is of a search with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}: "
+                    f"{self.path} is of a search {_difference(name, old.get(name), new.get(name))}: "
                     "give the same options to go on with it, or another --out"
                 )
         self.head = new if self.head is None else self.head
@@ -89,6 +89,14 @@ class SearchFile:
     def close(self) -> None:
         if self._file:
             self._file.close()
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """ "with folds 3, not 4", or "over hidden and dropout, not over hidden"."""
+    if name == "varied":
+        was, now = (" and ".join(names) or "one candidate" for names in (old, new))
+        return f"over {was}, not over {now}"
+    return f"with {name} {_shown(old)}, not {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

@@ -182,6 +182,11 @@ def test_trials_are_trained(nnfast):
     assert found != last_json(nnfast(*options, "--json", "--seed", 1)[1])["candidates"]
 
 
+def test_equal_draws_are_told(nnfast):
+    assert nnfast(*SEARCH, "--hidden", 8, "--trials", 3)[2].startswith("nnfast: 3 draws, 1 of them different\n")
+    assert "draws" not in nnfast(*SEARCH, "--learning-rate", "0.001..0.1", "--trials", 2)[2]
+
+
 def test_a_score_that_is_no_number_is_ranked_before_what_diverged_and_after_the_rest():
     lines = {
         "low": {"validation_r2": -3.0, "validation_loss": 9.0},
@@ -284,7 +289,7 @@ def test_a_search_may_be_widened(nnfast):
         (("--folds", 4), "a search with folds 3, not 4"),
         (("--epochs", 3), "epochs 2, not 3"),
         (("--seed", 1), "seed 0, not 1"),
-        (("--alpha", "0,1"), "varied hidden, learning_rate, not hidden, learning_rate, alpha"),
+        (("--alpha", "0,1"), "over hidden and learning_rate, not over hidden and learning_rate and alpha"),
         (("--no-standardize",), "standardize True, not False"),
         (("--test", 0.3), "test 0.2, not 0.3"),
     ],
@@ -328,7 +333,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(nnfast, monkeypatch
     assert (code, err.count("\n")) == (130, 1)
     assert out.splitlines()[0].startswith("rank")
     assert out.splitlines()[1].startswith("   1")
-    assert out.splitlines()[-1] == "interrupted with 1 of 4 candidates finished; the same command goes on from a"
+    assert out.splitlines()[-1] == "interrupted; 5 of 12 trainings are in a; the same command goes on"
     assert not Path("a/config.toml").exists()
     assert len(lines_of("a")) == 6
     code, out, _ = nnfast(*GRID, "--out", "a")
@@ -341,13 +346,25 @@ def test_a_training_that_ctrl_c_cut_short_is_trained_anew(nnfast, monkeypatch):
         press_ctrl_c_at_step(patch, 90)  # of 60 steps for each training
         code, out, err = nnfast(*GRID, "--out", "a")
     assert (code, err) == (130, "")
-    assert out == "interrupted with 0 of 4 candidates finished; the same command goes on from a\n"
+    assert out == "interrupted; 1 of 12 trainings are in a; the same command goes on\n"
     assert len(lines_of("a")) == 2
+    for command in (("evaluate", "a", "digits"), ("info", "a")):
+        phrases = ("a holds no model.safetensors: its search has not finished", "the same nnfast search goes on")
+        assert_refused(nnfast(*command), *phrases, command=command[0])
     assert nnfast(*GRID, "--out", "a")[0] == nnfast(*GRID, "--out", "b")[0] == 0
     assert outcome("a") == outcome("b")
     press_ctrl_c_at_step(monkeypatch, 90)
     code, out, _ = nnfast(*GRID, "--json")
     assert (code, last_json(out)["stopped"], last_json(out)["candidates"]) == (130, "interrupted", [])
+
+
+def test_ctrl_c_before_a_training_ended_leaves_nothing_and_promises_nothing(nnfast, monkeypatch):
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at_step(patch, 10)
+        assert nnfast(*GRID, "--out", "a") == (130, "interrupted; no training had ended\n", "")
+    assert not Path("a").exists()
+    press_ctrl_c_at_step(monkeypatch, 90)
+    assert nnfast(*GRID)[1] == "interrupted; 1 of 12 trainings had ended; with --out it could go on\n"
 
 
 def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
@@ -382,7 +399,7 @@ def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
         (("--folds", "1"), ("--folds must be an integer from 2", "got 1")),
         (("--folds", "2000"), ("1438 rows cannot be divided into 2000 folds",)),
         (("--trials", "0"), ("--trials must be a positive integer",)),
-        (("--validation", "0.1"), ("unrecognized arguments: --validation 0.1",)),
+        (("--validation", "0.1"), ("the folds are held out: --validation is for nnfast train",)),
         (("--config", "run.toml"), ("run.toml: validation is 0.1, but a search holds out folds",)),
         (("--network", "lenet5", "--hidden", "8,16"), ("network and hidden both describe the layers",)),
         (("--backend", "cudo"), ("unknown backend 'cudo'",)),
