@@ -120,12 +120,15 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     search = command("search", "try candidates on folds of the rows, rank them, and train and save the best")
     search.more_help = lambda: (
         "Options of network and training may have several values, separated by commas:\n"
-        "  --learning-rate 0.001,0.01 --hidden 64,128:64,none --optimizer adam,sgd:momentum=0.9,nesterov=true\n"
-        "A colon stands between the sizes of one network. With --trials, LOW..HIGH in a value is a number to draw: a\n"
-        "whole one between whole ends, on a logarithmic scale where LOW is above 0:\n"
-        "  --trials 20 --learning-rate 1e-4..0.1 --hidden 32..256:16..64 --dropout 0..0.5\n"
-        "--seed draws the candidates, too. With the same --out, a search that was interrupted goes on.\n"
-        "nnfast train --help has the names."
+        "  --learning-rate 0.001,0.01 --hidden 64,128:64,none\n"
+        "  --optimizer adam,sgd:momentum=0.9,nesterov=true\n"
+        "A colon stands between the layers of one network. With --trials, LOW..HIGH in\n"
+        "a value is a number to draw: a whole one between whole ends, on a logarithmic\n"
+        "scale where LOW is above 0:\n"
+        "  --trials 20 --learning-rate 1e-4..0.1 --hidden 32..256:16..64\n"
+        "  --dropout 0..0.5\n"
+        "--seed draws the candidates, too. With the same --out, a search that was\n"
+        "interrupted goes on. nnfast train --help has the names."
     )
     add_search_arguments(search)
 
@@ -139,11 +142,11 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     evaluate.add_argument("--target", metavar="COLUMN", help="the column of a CSV that holds the truth")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object")
     evaluate.more_help = lambda: (
-        "The test part is measured where DATA brings one, or where RUN was trained on the same DATA and\n"
-        "held rows out; else all rows."
+        "The test part is measured where DATA brings one, or where RUN was trained on\n"
+        "the same DATA and held rows out; else all rows."
     )
 
-    info = command("info", "say which backends can run here, and on what, or what a network or a data set is")
+    info = command("info", "say which backends can run here and on what, or what a network or data set is")
     info.add_argument(
         "subject", metavar="NAME", nargs="?", help="a run, a model file, a network such as lenet5, or digits, ..."
     )
@@ -152,7 +155,7 @@ def _parsers() -> tuple[Parser, dict[str, Parser]]:
     )
     info.add_argument("--json", action="store_true", help="print one JSON object")
 
-    debug = command("debug", "print what a network becomes: its plan, table of operations, formulas and kernels")
+    debug = command("debug", "print what a network becomes: its plan, operations, formulas and kernels")
     add_debug_arguments(debug)
 
     bench = command("bench", "time the backends on the same networks, after checking that they agree")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
+from typing import Any, NoReturn
 
 from .candidates import several
 from .options import DATA_SETTINGS, FLAG, OPTIONS, ROWS, SIZES, Option, as_options
@@ -17,7 +17,7 @@ NOT_OF_SEARCH = ("validation",)
 
 def add_train_arguments(parser: argparse.ArgumentParser) -> None:
     """DATA, --config and the table's options; what is not given does not appear in the result."""
-    _add_data(parser)
+    _add_data(parser, "a TOML file of options")
     for title, options in OPTIONS.items():
         group = parser.add_argument_group(title)
         for option in options:
@@ -26,7 +26,8 @@ def add_train_arguments(parser: argparse.ArgumentParser) -> None:
 
 def add_search_arguments(parser: argparse.ArgumentParser) -> None:
     """As add_train_arguments; options that may have several values have them as Values."""
-    _add_data(parser)
+    one_each = "a TOML file of options, one value each"
+    _add_data(parser, f"{one_each} (--folds, --trials and several values are for the command line)")
     group = parser.add_argument_group("search")
     group.add_argument("--folds", metavar="K", type=int, default=5, help="parts of the rows to hold out in turn (5)")
     group.add_argument("--trials", metavar="N", type=int, help="draw N candidates (default: all combinations)")
@@ -36,15 +37,26 @@ def add_search_arguments(parser: argparse.ArgumentParser) -> None:
         for option in options:
             if option.kind == SIZES:
                 option = replace(option, help="units of the hidden layers: 128:64 for two, or none")
-            if option.name not in NOT_OF_SEARCH:
+            if option.name in NOT_OF_SEARCH:
+                group.add_argument(option.flag, type=_refuse(option), default=argparse.SUPPRESS, help=argparse.SUPPRESS)
+            else:
                 _add_option(group, option, several(option) if is_searched else option.read)
 
 
-def _add_data(parser: argparse.ArgumentParser) -> None:
+def _refuse(option: Option) -> Callable[[str], NoReturn]:
+    """Refuses an option of train that a search cannot have, as an argparse type."""
+
+    def refuse(text: str) -> NoReturn:
+        raise argparse.ArgumentTypeError(f"the folds are held out: {option.flag} is for nnfast train")
+
+    return refuse
+
+
+def _add_data(parser: argparse.ArgumentParser, config: str) -> None:
     parser.add_argument(
         "data", metavar="DATA", nargs="?", help="digits, fashion-mini, xor, an .npz file, or a .csv file with --target"
     )
-    parser.add_argument("--config", metavar="FILE", help="a TOML file of options; options given here override it")
+    parser.add_argument("--config", metavar="FILE", help=f"{config}; options given here override it")
 
 
 def _add_option(group: argparse._ArgumentGroup, option: Option, read: Callable[[str], Any]) -> None:

@@ -1,7 +1,7 @@
 """The candidates of a search: options with several values, or with ranges to draw from.
 
-Commas separate values; one before OPTION=VALUE belongs to the value before it. A colon stands between the sizes of one
-network, as commas are taken: 128:64. LOW..HIGH anywhere in a value is a number to draw: a whole one between whole ends,
+Commas separate values; one before OPTION=VALUE belongs to the value before it. A colon stands between the layers of one
+network: 128:64. LOW..HIGH anywhere in a value is a number to draw: a whole one between whole ends,
 on a logarithmic scale where LOW is above 0.
 """
 
@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .options import ROWS, SIZES, Option
@@ -20,6 +21,9 @@ from .options import ROWS, SIZES, Option
 if TYPE_CHECKING:
     import numpy as np
 
+_SIZES_OF_EACH = SIZES._replace(
+    expected="the sizes of each network, such as 64,128:64,none (a colon between the layers of one network)"
+)
 _COMMA = re.compile(r",(?![^,:=]*=)")
 _NUMBER = r"(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][+-]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
@@ -46,11 +50,23 @@ class Values(NamedTuple):
         return self.read(_RANGE.sub(lambda found: found[1], self.texts[0]))
 
     def read(self, text: str) -> Any:
-        return self.option.read(text.replace(":", ",") if self.option.kind == SIZES else text)
+        return self.option.read(text)
+
+    @property
+    def repetition(self) -> str | None:
+        """What to tell the user if a value stands there twice: a comma between layers is taken for one of networks."""
+        text = next((text for place, text in enumerate(self.texts) if text in self.texts[:place]), None)
+        if text is None:
+            return None
+        is_network = self.option.kind == _SIZES_OF_EACH
+        twice = f"{self.option.flag} {','.join(self.texts)} names {'the same network' if is_network else text} twice"
+        return f"{twice}; for two layers write {text}:{text}" if is_network and text.isdigit() else twice
 
 
 def several(option: Option) -> Callable[[str], Values]:
     """Reads the option's values, as an argparse type."""
+    if option.kind == SIZES:
+        option = replace(option, kind=_SIZES_OF_EACH)
 
     def read(text: str) -> Values:
         values = Values(option, tuple(part.strip() for part in _COMMA.split(text)))

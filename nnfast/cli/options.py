@@ -64,7 +64,7 @@ def _sizes(value: Any) -> list[int]:
 
 
 def _read_sizes(text: str) -> list[int]:
-    return [] if text.strip() in ("", "none") else [int(size) for size in text.split(",")]
+    return [] if text.strip() in ("", "none") else [int(size) for size in text.replace(":", ",").split(",")]
 
 
 def _layers(value: Any) -> list[dict[str, Any]]:
@@ -136,7 +136,7 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     "network": (
         Option("network", TEXT, None, "NAME", "a network with a name, in place of hidden layers: lenet5"),
         Option("layers", LAYERS, None, None, "in a file: the layers before the outputs, in place of hidden layers"),
-        Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or none"),
+        Option("hidden", SIZES, [100], "SIZES", "units of the hidden layers: 128,64 or 128:64, or none"),
         Option("activation", TEXT, "relu", "NAME", "of the hidden layers"),
         Option("output_activation", TEXT, None, "NAME", "of the outputs (default: softmax for classes, else identity)"),
         Option("dropout", NUMBER, 0.0, "RATE", "after every hidden layer"),
@@ -172,6 +172,8 @@ OPTIONS: dict[str, tuple[Option, ...]] = {
     ),
 }  # fmt: skip
 ROWS = {option.name: option for options in OPTIONS.values() for option in options}
+
+OF_SEARCH = ("folds", "trials")  # options on the command line of nnfast search alone
 
 # Each describes the layers before the outputs: a source that names one takes back what others said of them.
 DESCRIPTIONS = ("network", "layers", "hidden")
@@ -236,6 +238,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path} is not TOML: {error}") from None
     for name in values:
+        if name in OF_SEARCH:
+            raise ValueError(f"{path}: {name} is not for a file: give --{name} to nnfast search")
         if name not in ROWS and name != "data":
             near = difflib.get_close_matches(name.replace("-", "_"), [*ROWS, "data"], 1)
             raise ValueError(f"{path}: unknown key {name!r}" + (f"; did you mean {near[0]!r}?" if near else ""))

@@ -149,6 +149,9 @@ def find_run(path: str) -> tuple[Path, dict[str, Any]]:
     directory = given if given.is_dir() else given.parent
     model = directory / MODEL if given.is_dir() else given
     if not model.exists():
+        if (directory / SEARCH).exists():
+            reason = "its search has not finished (the same nnfast search goes on), or all its candidates diverged"
+            raise FileNotFoundError(f"{path} holds no {MODEL}: {reason}")
         raise FileNotFoundError(f"{path} holds no {MODEL}: is it the --out of a finished run?")
     config = directory / CONFIG
     return model, read_config(config) if model.name == MODEL and config.exists() else {}

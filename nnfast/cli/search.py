@@ -26,11 +26,11 @@ from ..training.stopping import DivergenceError
 from .candidates import Values, candidates, in_words, key_of
 from .exit_codes import DIVERGED, INTERRUPTED
 from .log import hush
-from .options import ROWS, merge, read_config
+from .options import OF_SEARCH, ROWS, merge, read_config
 from .preparation import Divided, divide, prepare, random_seed
 from .ranking import Candidate, ranked, score_words_of, table
 from .run_directory import RunDirectory, to_json
-from .search_file import SearchFile
+from .search_file import SearchFile, only_search_in
 from .terminal import is_watched, note, note_on_data
 from .train import complete, full_name
 
@@ -59,7 +59,7 @@ class _Search:
 
 def search_command(arguments: argparse.Namespace) -> int:
     """Run `nnfast search`. Returns the exit code; raises what main() turns into one line."""
-    own = ("command", "config", "folds", "trials")
+    own = ("command", "config", *OF_SEARCH)
     given = {name: value for name, value in vars(arguments).items() if name not in own}
     config = read_config(arguments.config) if arguments.config else {}
     asked = {name: value.sample if isinstance(value, Values) else value for name, value in given.items()}
@@ -76,6 +76,7 @@ def search_command(arguments: argparse.Namespace) -> int:
         file = None
         if options["out"]:
             directory = RunDirectory(options["out"], {})  # the best candidate's run will have one with its options
+            stack.enter_context(only_search_in(directory.path))
             stack.callback(directory.abandon)
             file = stack.enter_context(contextlib.closing(SearchFile(directory.path)))
         if options["seed"] == "random":
@@ -85,10 +86,15 @@ def search_command(arguments: argparse.Namespace) -> int:
         search = _make(arguments, options, varied, lambda settings: merge(asked | settings, config), backend, file)
         if not options["quiet"]:
             note_on_data(search.data, options["data"], given)
+            for values in varied:
+                if values.repetition:
+                    note(values.repetition)
+            if arguments.trials and len(search.candidates) < arguments.trials:
+                note(f"{arguments.trials} draws, {len(search.candidates)} of them different")
             _note_what(search)
         with _telling(search) as tell:
             is_over = _run(search, tell)
-    return _end(search, is_over)
+        return _end(search, is_over)
 
 
 def _make(
@@ -239,6 +245,15 @@ def _end(search: _Search, is_over: bool) -> int:
         note("every candidate diverged: try smaller learning rates, or --clip-norm 1")
         return DIVERGED
     if not options["json"]:
-        go_on = f"the same command goes on from {options['out']}" if search.file else "with --out it could go on"
-        print(f"interrupted with {len(order)} of {len(search.candidates)} candidates finished; {go_on}")
+        print(f"interrupted; {_kept_words(search)}")
     return INTERRUPTED
+
+
+def _kept_words(search: _Search) -> str:
+    """What is left of a search that was interrupted."""
+    if not search.trainings:
+        return "no training had ended"
+    ended = f"{search.trainings} of {len(search.candidates) * len(search.pairs)} trainings"
+    if search.file:
+        return f"{ended} are in {search.options['out']}; the same command goes on"
+    return f"{ended} had ended; with --out it could go on"

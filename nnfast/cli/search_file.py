@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Mapping
+import os
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -11,7 +14,33 @@ from .. import __version__
 from ..support.files import write_text
 from .run_directory import SEARCH, SEARCH_SIGNATURE, to_json
 
+if sys.platform != "win32":
+    import fcntl
+
 SCORES = "accuracy", "r2", "loss"  # of a line, each a number with a point, or null
+
+
+@contextlib.contextmanager
+def only_search_in(directory: Path) -> Iterator[None]:
+    """Within this, no other search has the directory. Raises ValueError if one has it; Windows knows no such lock.
+
+    The lock is on the directory, which stays while files in it are replaced, and ends with the process.
+    """
+    if sys.platform == "win32":
+        yield
+        return
+    held = os.open(directory, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            message = f"another nnfast search is writing {directory}: wait for it, or give another --out"
+            raise ValueError(message) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(held)
 
 
 class SearchFile:
@@ -46,7 +75,7 @@ class SearchFile:
         for name in [*new, *(name for name in old if name not in new)]:
             if name != SEARCH_SIGNATURE and old.get(name) != new.get(name):
                 raise ValueError(
-                    f"{self.path} is of a search with {name} {_shown(old.get(name))}, not {_shown(new.get(name))}: "
+                    f"{self.path} is of a search {_difference(name, old.get(name), new.get(name))}: "
                     "give the same options to go on with it, or another --out"
                 )
         self.head = new if self.head is None else self.head
@@ -65,6 +94,14 @@ class SearchFile:
     def close(self) -> None:
         if self._file:
             self._file.close()
+
+
+def _difference(name: str, old: Any, new: Any) -> str:
+    """ "with folds 3, not 4", or "over hidden and dropout, not over hidden"."""
+    if name == "varied":
+        was, now = (" and ".join(names) or "one candidate" for names in (old, new))
+        return f"over {was}, not over {now}"
+    return f"with {name} {_shown(old)}, not {_shown(new)}"
 
 
 def _shown(value: Any) -> str:

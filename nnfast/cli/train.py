@@ -62,7 +62,7 @@ def complete(run: Prepared, backend: Backend, beside: Mapping[str, Any] | None =
     # Where nothing was held out to test with, there is only what was trained on.
     data = run.data
     measured, part = (data.test, "test") if data.test is not None else (data.training, "training")
-    if directory and (missing := directory.save(fitted.trained, values["data"], measured)):
+    if directory and (missing := directory.save(fitted.trained, values["data"], measured)) and not values["quiet"]:
         note(missing)
     scores = fitted.trained.evaluate(measured.X, measured.y)
     each = [member.evaluate(measured.X, measured.y) for member in fitted.members] if values["ensemble"] > 1 else []
@@ -163,12 +163,13 @@ def _summary(run: Prepared, fitted: Fitted, result: _Result | None, directory: R
     }
 
 
-def _members_words(fitted: Fitted, result: _Result) -> str:
-    """ "8 networks, each 96.69% on average, 1 more diverged"."""
+def _members_words(asked: int, fitted: Fitted, result: _Result) -> str:
+    """ "8 networks, each 96.69% on average, 1 more diverged"; "3 of 8 networks, ..." after Ctrl-C."""
     accuracy = "accuracy" in result.scores
     mean = f"{result.of_members('accuracy'):.2%}" if accuracy else f"R2 {result.of_members('r2'):.4f}"
     diverged = f", {fitted.diverged} more diverged" if fitted.diverged else ""
-    return f"{len(fitted.members)} networks, each {mean} on average{diverged}"
+    of_asked = f" of {asked}" if fitted.is_interrupted else ""
+    return f"{len(fitted.members)}{of_asked} networks, each {mean} on average{diverged}"
 
 
 def _final_line(run: Prepared, fitted: Fitted, result: _Result, directory: RunDirectory | None) -> str:
@@ -181,7 +182,7 @@ def _final_line(run: Prepared, fitted: Fitted, result: _Result, directory: RunDi
     used = "" if threads is None else f", {threads:.2g} thread{'s' * (threads != 1)}"
     parts = [
         f"{result.part} {score_words(result.scores, result.rows)}",
-        *([_members_words(fitted, result)] if result.each else []),
+        *([_members_words(run.values["ensemble"], fitted, result)] if result.each else []),
         *([] if loss is None else [f"training loss {loss:.4g}"]),
         f"{endings.get(_stopped(fitted), '')} {epochs}{best}".strip(),
         f"{_speed(run, fitted) or 0:,.0f} samples/s on {run.values['backend']}{used}",

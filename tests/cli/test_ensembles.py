@@ -143,6 +143,7 @@ def test_ctrl_c_amid_a_network_leaves_it_out_unless_it_is_the_first(nnfast, monk
     assert code == 130
     assert [member.history.epochs for member in load("a").members] == epochs
     assert f"; interrupted after {sum(epochs)} epoch" in out
+    assert f"; {len(epochs)} of 4 networks, each " in out
 
 
 def test_what_diverged_is_left_out_and_counted(nnfast, monkeypatch):

@@ -7,7 +7,7 @@ import inspect
 import pytest
 
 from nnfast import Model, get_optimizer, get_schedule, multilayer_perceptron
-from nnfast.cli import _parse
+from nnfast.cli import _COMMANDS, _parse
 from nnfast.cli.options import (
     DATA_SETTINGS,
     FLAG,
@@ -83,6 +83,12 @@ def test_what_names_bring_reads_back_from_the_options_that_are_shown():
     assert as_options({"hidden": [], "shuffle": True}) == ["--hidden none", "--shuffle"]
 
 
+def test_a_colon_or_a_comma_stands_between_layers():
+    """A colon alone can where commas separate networks: in a search."""
+    for text in ("64,32", "64:32"):
+        assert vars(_parse(["train", "digits", "--hidden", text]))["hidden"] == [64, 32]
+
+
 def test_what_was_brought_leaves_out_what_was_asked_for():
     given = {"data": "fashion-mini", "network": "lenet5", "batch_size": 64}
     assert brought(merge(given, {}), given) == {
@@ -106,6 +112,8 @@ def test_a_learning_rate_is_not_handed_on_to_another_optimizer():
     [
         ("learning-rate = 1", ("unknown key 'learning-rate'", "did you mean 'learning_rate'?")),
         ("nonsense = 1", ("unknown key 'nonsense'",)),
+        ("folds = 3", ("folds is not for a file: give --folds to nnfast search",)),
+        ("trials = 3", ("trials is not for a file: give --trials to nnfast search",)),
         ('epochs = "five"', ("epochs must be an integer, got 'five'",)),
         ("epochs = true", ("epochs must be an integer",)),
         ("bias = 1", ("bias must be true or false, got 1",)),
@@ -207,4 +215,10 @@ def test_help_of_train_names_what_there_is(nnfast):
     text = " ".join(out.split())
     for name, settings in (DATA_SETTINGS | TRAINING_SETTINGS).items():
         assert f"{name}: {' '.join(as_options(settings))}" in text
+
+
+@pytest.mark.parametrize("command", [(), *((name,) for name in _COMMANDS)])
+def test_help_is_as_wide_as_the_terminal(nnfast, command):
+    code, out, _ = nnfast(*command, "--help")
+    assert code == 0
     assert max(map(len, out.splitlines())) <= 80

@@ -168,6 +168,7 @@ def test_without_matplotlib_one_line_says_so_and_the_run_succeeds(nnfast, tmp_pa
     assert "saved in a" in out
     assert not (tmp_path / "a" / "loss.png").exists()
     assert (tmp_path / "a" / "model.safetensors").exists()
+    assert nnfast("train", "digits", *FAST, "--out", "a", "--quiet")[2] == ""
 
 
 def test_a_terminal_sees_network_backend_progress_and_confusion_matrix(nnfast, monkeypatch):

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from nnfast import Model, train_many
+from nnfast.cli import search
 from nnfast.cli.options import merge, read_config
 from nnfast.cli.preparation import prepare
 from nnfast.cli.ranking import Candidate, ranked
@@ -133,6 +134,19 @@ def test_a_terminal_sees_the_table_fill(nnfast, monkeypatch):
     assert nnfast(*GRID, "--quiet")[2] == ""
 
 
+def test_a_value_that_is_there_twice_is_told(nnfast):
+    """nnfast train takes 64,64 for two layers, a search for the same network twice."""
+    for arguments, line in (
+        (("--hidden", "8,8"), "--hidden 8,8 names the same network twice; for two layers write 8:8"),
+        (("--hidden", "8,4:2,4:2"), "--hidden 8,4:2,4:2 names the same network twice"),
+        (("--hidden", 8, "--dropout", "0.1,0.2,0.1"), "--dropout 0.1,0.2,0.1 names 0.1 twice"),
+    ):
+        code, _, err = nnfast(*SEARCH, *arguments)
+        assert (code, err.splitlines()[0]) == (0, f"nnfast: {line}")
+    assert "twice" not in nnfast(*SEARCH, "--hidden", "8,8:8")[2]
+    assert nnfast(*SEARCH, "--hidden", "8,8", "--quiet")[2] == ""
+
+
 def test_what_diverged_is_shown_as_such_and_ranked_last(nnfast):
     options = (*SEARCH, "--optimizer", "sgd", "--hidden", 8)
     code, out, err = nnfast(*options, "--learning-rate", "1e30,0.01", "--out", "a")
@@ -166,6 +180,11 @@ def test_trials_are_trained(nnfast):
     assert len(found) == 3
     assert found == last_json(nnfast(*options, "--json")[1])["candidates"]
     assert found != last_json(nnfast(*options, "--json", "--seed", 1)[1])["candidates"]
+
+
+def test_equal_draws_are_told(nnfast):
+    assert nnfast(*SEARCH, "--hidden", 8, "--trials", 3)[2].startswith("nnfast: 3 draws, 1 of them different\n")
+    assert "draws" not in nnfast(*SEARCH, "--learning-rate", "0.001..0.1", "--trials", 2)[2]
 
 
 def test_a_score_that_is_no_number_is_ranked_before_what_diverged_and_after_the_rest():
@@ -205,6 +224,29 @@ def test_a_search_that_is_killed_goes_on_and_ends_as_one_that_was_not(nnfast):
     code, undisturbed, _ = nnfast(*arguments, "--out", "b")
     assert outcome("a") == outcome("b")
     assert out.partition("training loss")[0] == undisturbed.partition("training loss")[0]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="has no such lock")
+def test_two_searches_at_once_never_share_a_directory(nnfast):
+    """Not while candidates are trained, nor while the best is; and once the first has ended, there is no lock."""
+    refused = []
+
+    def another():
+        result = subprocess.run(
+            [sys.executable, "-m", "nnfast", *map(str, GRID), "--out", "a"], capture_output=True, text=True, timeout=60
+        )
+        refused.append((result.returncode, result.stdout, result.stderr))
+
+    for name in ("_run", "complete"):
+        original = getattr(search, name)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(search, name, lambda *of, original=original: another() or original(*of))
+            assert nnfast(*GRID, "--out", "a")[0] == 0
+    assert len(refused) == 2
+    for result in refused:
+        assert_refused(result, "another nnfast search is writing a: wait for it, or give another", command="search")
+    assert nnfast(*GRID, "--out", "b")[0] == 0
+    assert outcome("a") == outcome("b")
 
 
 def test_only_what_is_missing_is_trained(nnfast, monkeypatch):
@@ -247,7 +289,7 @@ def test_a_search_may_be_widened(nnfast):
         (("--folds", 4), "a search with folds 3, not 4"),
         (("--epochs", 3), "epochs 2, not 3"),
         (("--seed", 1), "seed 0, not 1"),
-        (("--alpha", "0,1"), "varied hidden, learning_rate, not hidden, learning_rate, alpha"),
+        (("--alpha", "0,1"), "over hidden and learning_rate, not over hidden and learning_rate and alpha"),
         (("--no-standardize",), "standardize True, not False"),
         (("--test", 0.3), "test 0.2, not 0.3"),
     ],
@@ -291,7 +333,7 @@ def test_ctrl_c_keeps_what_is_finished_and_says_how_to_go_on(nnfast, monkeypatch
     assert (code, err.count("\n")) == (130, 1)
     assert out.splitlines()[0].startswith("rank")
     assert out.splitlines()[1].startswith("   1")
-    assert out.splitlines()[-1] == "interrupted with 1 of 4 candidates finished; the same command goes on from a"
+    assert out.splitlines()[-1] == "interrupted; 5 of 12 trainings are in a; the same command goes on"
     assert not Path("a/config.toml").exists()
     assert len(lines_of("a")) == 6
     code, out, _ = nnfast(*GRID, "--out", "a")
@@ -304,13 +346,25 @@ def test_a_training_that_ctrl_c_cut_short_is_trained_anew(nnfast, monkeypatch):
         press_ctrl_c_at_step(patch, 90)  # of 60 steps for each training
         code, out, err = nnfast(*GRID, "--out", "a")
     assert (code, err) == (130, "")
-    assert out == "interrupted with 0 of 4 candidates finished; the same command goes on from a\n"
+    assert out == "interrupted; 1 of 12 trainings are in a; the same command goes on\n"
     assert len(lines_of("a")) == 2
+    for command in (("evaluate", "a", "digits"), ("info", "a")):
+        phrases = ("a holds no model.safetensors: its search has not finished", "the same nnfast search goes on")
+        assert_refused(nnfast(*command), *phrases, command=command[0])
     assert nnfast(*GRID, "--out", "a")[0] == nnfast(*GRID, "--out", "b")[0] == 0
     assert outcome("a") == outcome("b")
     press_ctrl_c_at_step(monkeypatch, 90)
     code, out, _ = nnfast(*GRID, "--json")
     assert (code, last_json(out)["stopped"], last_json(out)["candidates"]) == (130, "interrupted", [])
+
+
+def test_ctrl_c_before_a_training_ended_leaves_nothing_and_promises_nothing(nnfast, monkeypatch):
+    with monkeypatch.context() as patch:
+        press_ctrl_c_at_step(patch, 10)
+        assert nnfast(*GRID, "--out", "a") == (130, "interrupted; no training had ended\n", "")
+    assert not Path("a").exists()
+    press_ctrl_c_at_step(monkeypatch, 90)
+    assert nnfast(*GRID)[1] == "interrupted; 1 of 12 trainings had ended; with --out it could go on\n"
 
 
 def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
@@ -331,7 +385,10 @@ def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
         (("--learning-rate", "0.1..0.01", "--trials", 3), ("--learning-rate", "lower end of a range first")),
         (("--learning-rate", "0.1..0.5"), ("--learning-rate has the range 0.1..0.5", "--trials")),
         (("--epochs", "1..2.5", "--trials", 3), ("--epochs", "must be an integer, got '2.5'")),
-        (("--hidden", "8,x"), ("--hidden", "got 'x'")),
+        (
+            ("--hidden", "8,4:x"),
+            ("--hidden: must be the sizes of each network, such as 64,128:64,none (a ", "got '4:x'"),
+        ),
         (("--hidden", "8,0"), ("positive integer",)),
         (("--activation", "relu,rleu"), ("unknown activation 'rleu'",)),
         (("--activation", "relu..tanh", "--trials", 2), ("unknown activation 'relu..tanh'",)),
@@ -342,7 +399,7 @@ def test_train_takes_the_place_of_a_search_and_leaves_its_file(nnfast):
         (("--folds", "1"), ("--folds must be an integer from 2", "got 1")),
         (("--folds", "2000"), ("1438 rows cannot be divided into 2000 folds",)),
         (("--trials", "0"), ("--trials must be a positive integer",)),
-        (("--validation", "0.1"), ("unrecognized arguments: --validation 0.1",)),
+        (("--validation", "0.1"), ("the folds are held out: --validation is for nnfast train",)),
         (("--config", "run.toml"), ("run.toml: validation is 0.1, but a search holds out folds",)),
         (("--network", "lenet5", "--hidden", "8,16"), ("network and hidden both describe the layers",)),
         (("--backend", "cudo"), ("unknown backend 'cudo'",)),
@@ -381,3 +438,4 @@ def test_help_says_how_several_values_are_written(nnfast):
     for words in ("--folds", "--trials", "sgd:momentum=0.9,nesterov=true", "128:64", "1e-4..0.1", "the same --out"):
         assert words in out
     assert "--validation" not in out
+    assert "one value each (--folds, --trials and several values are for the command line)" in " ".join(out.split())
