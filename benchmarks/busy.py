@@ -71,7 +71,7 @@ class Worker:
 
 @contextlib.contextmanager
 def busy_processes(count: int) -> Iterator[None]:
-    """Within this, so many processes compute and never wait."""
+    """Within this, `count` processes compute and never wait."""
     script = "print(flush=True)\nwhile True: pass"
     processes = [subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) for _ in range(count)]
     try:

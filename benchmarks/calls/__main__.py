@@ -8,11 +8,11 @@ import sys
 import time
 from collections.abc import Callable
 from functools import partial
-from importlib import metadata
 from typing import Any
 
 import numpy as np
 
+from nnfast.backends.environment import installed_version
 from nnfast.benchmarking.bench import environment
 
 from . import Array, Sizes, __doc__, first_layers, flat
@@ -36,6 +36,8 @@ TRAINING: dict[str, Any] = {
     "torch, makes_steps": partial(ModuleCalls, makes_steps=True),
 }  # fmt: skip
 LOOPING: dict[str, Any] = {"nnfast Learner": LearnerCalls, "numpy": NumPy, **OTHERS}
+
+PACKAGES = ("numpy", "numba", "scikit-learn", "onnxruntime", "torch", "jax")
 
 STEPS = 3  # steps before the weights are compared
 ITERATIONS = 40  # of the loop that are compared
@@ -142,16 +144,6 @@ def print_table(title: str, columns: list[str], rows: dict[str, dict[str, str]],
         print(f"\n- {name}: {reason}.")
 
 
-def versions() -> str:
-    found = []
-    for name in ("numpy", "numba", "scikit-learn", "onnxruntime", "torch", "jax"):
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calls", type=int, default=2000, help="how often each is called")
@@ -166,7 +158,8 @@ def main() -> None:
         return {name: make for name, make in columns.items() if name.startswith(words)}
 
     facts = environment()
-    print(f"{facts['cpu']}, one thread; microseconds of CPU time a call, median / 99th percentile; {versions()}")
+    versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := installed_version(name)))
+    print(f"{facts['cpu']}, one thread; microseconds of CPU time a call, median / 99th percentile; {versions}")
     notes: Notes = {}
     rows: dict[str, dict[str, str]] = {}
     for name, sizes in PREDICTED.items():

@@ -6,8 +6,8 @@ import argparse
 import os
 import warnings
 from collections.abc import Callable, Iterable
-from importlib import metadata
 
+from nnfast.backends.environment import installed_version
 from nnfast.benchmarking.bench import environment
 
 from . import __doc__
@@ -16,16 +16,6 @@ from .networks import networks
 from .search import search
 
 PACKAGES = ("nnfast", "scikit-learn", "joblib", "numpy", "numba", "jax", "torch")
-
-
-def versions() -> str:
-    found = []
-    for name in PACKAGES:
-        try:
-            found.append(f"{name} {metadata.version(name)}")
-        except metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
 
 
 def main() -> None:
@@ -43,7 +33,8 @@ def main() -> None:
     warnings.simplefilter("ignore")  # that so few epochs do not converge
     os.environ["PYTHONWARNINGS"] = "ignore"  # in joblib's processes
     facts = environment()
-    print(f"{facts['cpu']}, {facts['cores']} cores; {versions()}. Median of {arguments.repeats}, in turn.", flush=True)
+    versions = ", ".join(f"{name} {found}" for name in PACKAGES if (found := installed_version(name)))
+    print(f"{facts['cpu']}, {facts['cores']} cores; {versions}. Median of {arguments.repeats}, in turn.", flush=True)
     for name in arguments.only:
         before = os.getloadavg()[0]
         print(flush=True)

@@ -31,7 +31,7 @@ def gather() -> dict[str, Any]:
     return {
         "nnfast": __version__,
         "python": platform.python_version(),
-        "packages": {names[0]: _version(names) for names in packages() + PACKAGES},
+        "packages": {names[0]: installed_version(*names) for names in packages() + PACKAGES},
         "backends": backends,
         "auto": chosen.name,
         "choice": chosen.choice,
@@ -45,7 +45,8 @@ def gather() -> dict[str, Any]:
     }
 
 
-def _version(names: tuple[str, ...]) -> str | None:
+def installed_version(*names: str) -> str | None:
+    """The version of the first of these packages that is installed; None if none is."""
     for name in names:
         try:
             return metadata.version(name)
