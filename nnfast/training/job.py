@@ -177,8 +177,9 @@ class Job:
             self.inputs, self.input_scale, **predicts,
         )  # fmt: skip
         rules = TrainingRules(program, model, training, held_out, self.orders, self.rate, self.early_stopping)
+        slots = np.zeros((len(self.recipe.optimizer.slots), self.plan.parameter_count), self.recipe.dtype)
         runner = Runner(
-            program, rules, State(model.parameters, np.zeros_like(program.slots), model.state),
+            program, rules, State(model.parameters, slots, model.state),
             n_rows=self.n_rows, batch_size=self.batch_size, epochs=self.epochs, schedule=self.schedule,
             callbacks=self.callbacks, history=model.history, interruption=interruption,
         )  # fmt: skip
