@@ -27,7 +27,10 @@ class Team:
         self.threads = 1.0
 
     def run(self, frame: Frame, repaid: int, steps: int, mode: int, job: NDArray[np.int64]) -> None:
-        """Run a frame in a fair share of the threads, of which its steps repay so many. job: the frame's."""
+        """Run a frame in a fair share of the threads.
+
+        repaid: how many threads have enough to do in one of its steps. job: the frame's.
+        """
         with fair_share(self._most) as share:
             most = min(share, repaid)
             if most > 1 and self._measures:
@@ -60,7 +63,7 @@ class Team:
         self.threads = threaded / steps
 
     def _run_in(self, frame: Frame, threads: int, seconds: float | None = None) -> None:
-        """Run a frame in so many threads, which end early, at a step's boundary, after so many seconds."""
+        """Run a frame in this number of threads. seconds: after which they end early, at a step's boundary."""
         barrier, tables = self.barrier, self._tables
         barrier[:] = 0
 

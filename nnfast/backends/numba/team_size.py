@@ -14,8 +14,8 @@ SETTLED_SECONDS = 0.032  # and a team after that: a system may start its threads
 LONGEST_SECONDS = 0.128  # how long a number that did well goes on before it is compared again
 AGAIN_SECONDS = 0.5  # the least time before a number that lost is tried again, of calls of the kind
 COST_SHARE = 0.02  # and the share of all their time that such trials may cost
-BAD = 2.0  # a team that takes so many times as long as the best, or longer, has lost before it has settled
-WORTH = 1.2  # a team that is not so many times as fast as half of it has not been worth its other half
+BAD = 2.0  # a team that takes this many times the best number's time, or longer, has lost before it has settled
+WORTH = 1.2  # a team that is not this many times as fast as half of it has not been worth its other half
 
 
 class TeamSize:
