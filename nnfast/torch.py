@@ -28,9 +28,9 @@ class Module(torch.nn.Module):
     forward pass again.
 
     What it saves is overhead, and PyTorch's own stays. Beside the same network of `nn.Linear` with PyTorch's fused
-    Adam, a training step of 4-64-64-2 or 64-100-10 on 1 or 32 rows is 0.9 to 1.2 times as fast with that optimizer, and
-    1.7 to 2.1 times with `makes_steps`. `Learner.forward` and `step_from` without PyTorch are 7 to 11 times as fast,
-    and `Learner.step` 13 to 25 (python -m benchmarks.calls, one thread of an AMD EPYC, Zen 4, torch 2.13).
+    Adam, a training step of 4-64-64-2 or 64-100-10 on 1 or 32 rows is 1.0 to 1.3 times as fast with that optimizer, and
+    2.0 to 2.3 times with `makes_steps`. `Learner.forward` and `step_from` without PyTorch are 8 to 10 times as fast,
+    and `Learner.step` 14 to 22 (python -m benchmarks.calls, one thread of an AMD EPYC, Zen 4, torch 2.13).
 
     Parameters
     ----------
